@@ -1,0 +1,69 @@
+"""Step: all that a loss term may look at in one training step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from detkd.detectors.norms import Norm
+from detkd.detectors.protocol import Detector
+from detkd.structures import Prediction, Target
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Statistics of one normalisation over the current batch, on the scale of ``norm.mean`` and ``norm.var``.
+
+    mean, var: (C,) of the layer's input over (N, H, W); var is biased.
+    """
+
+    norm: Norm
+    mean: Tensor
+    var: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """Built once a training step. Inversion has no student; data-free distillation has no targets.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1], as the detectors saw them (augmented).
+        targets: one an image, or None.
+        teacher, teacher_prediction: the frozen detector and its forward pass.
+        student, student_prediction: the detector in training and its forward pass.
+        clean_images: inversion only: the images before augmentation.
+        statistics: inversion only: what the teacher's normalisations saw in this pass.
+    """
+
+    images: Tensor
+    targets: Sequence[Target] | None = None
+    teacher: Detector | None = None
+    teacher_prediction: Prediction | None = None
+    student: Detector | None = None
+    student_prediction: Prediction | None = None
+    clean_images: Tensor | None = None
+    statistics: Sequence[Observed] | None = None
+
+    @property
+    def subject(self) -> tuple[Detector, Prediction]:
+        """The detector whose own loss is asked for: the student, or in inversion the teacher, with its prediction."""
+        if self.student is not None:
+            assert self.student_prediction is not None
+            return self.student, self.student_prediction
+        assert self.teacher is not None
+        assert self.teacher_prediction is not None
+        return self.teacher, self.teacher_prediction
+
+    def image(self, index: int) -> Step:
+        """The step for image ``index`` alone. Statistics pool the batch, so they are left out."""
+        return replace(
+            self,
+            images=self.images[index : index + 1],
+            targets=None if self.targets is None else self.targets[index : index + 1],
+            teacher_prediction=None if self.teacher_prediction is None else self.teacher_prediction.image(index),
+            student_prediction=None if self.student_prediction is None else self.student_prediction.image(index),
+            clean_images=None if self.clean_images is None else self.clean_images[index : index + 1],
+            statistics=None,
+        )

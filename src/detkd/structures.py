@@ -1,0 +1,117 @@
+"""The types that cross package borders: Target, Detection, DetectorSpec, Prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, TypedDict
+
+from torch import Tensor
+
+Resize = Literal["stretch", "letterbox"]
+
+
+class Target(TypedDict):
+    """What is in one image.
+
+    boxes: (n, 4) float, xyxy, pixels of the image given. labels: (n,) int64, 0-based, no background.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+
+
+class Detection(Target):
+    """What a detector found in one image: a :class:`Target` and scores (n,) float in [0, 1], best first."""
+
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """What a detector must be told about images, and what its labels mean.
+
+    Args:
+        classes: class names; label ``i`` is ``classes[i]``.
+        image_size: (height, width) in pixels that the detector was made for.
+        mean, std: per RGB channel; the network sees ``(image - mean) / std`` of an image in [0, 1].
+        resize: how an image of another size is brought to ``image_size``.
+    """
+
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    resize: Resize = "stretch"
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise ValueError("expected at least one class name, got none")
+        if len(set(self.classes)) != len(self.classes):
+            twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
+            raise ValueError(f"expected class names that differ, got {twice} more than once")
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"expected image_size (height, width) of positive pixels, got {self.image_size}")
+        if self.resize not in ("stretch", "letterbox"):
+            raise ValueError(f"expected resize 'stretch' or 'letterbox', got {self.resize!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as json-able values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DetectorSpec:
+        """Inverse of :meth:`to_dict`. Raises ValueError on unknown or missing keys."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"expected the keys {sorted(known)} in a detector spec, got also {unknown}")
+        if missing := sorted({"classes", "image_size"} - set(values)):
+            raise ValueError(f"expected the keys {missing} in a detector spec, found {sorted(values)}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass
+class Prediction:
+    """One forward pass, kept whole, for many readers.
+
+    Args:
+        raw: unnormalised head outputs by name, each (B, N, K); N counts all sites, fine level first. Two-stage: the RPN's.
+        sizes: (height, width, anchors) of each level, fine first, so that N splits again into levels.
+        strides: pixels a cell of each level.
+        features: backbone stages and neck maps by name ("c3", "p3", ...), each (B, C, H, W).
+        image_size: (height, width) in pixels of the images that were passed in.
+        state: private to the adapter that made it: nested dicts of batch-first tensors, or lists with one item an image.
+    """
+
+    raw: dict[str, Tensor]
+    sizes: tuple[tuple[int, int, int], ...]
+    strides: tuple[int, ...]
+    features: dict[str, Tensor]
+    image_size: tuple[int, int]
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return next(iter(self.raw.values())).shape[0]
+
+    def image(self, index: int) -> Prediction:
+        """The prediction for image ``index`` alone, as a batch of one that shares its storage."""
+        return replace(
+            self,
+            raw=_image_of(self.raw, index),
+            features=_image_of(self.features, index),
+            state=_image_of(self.state, index),
+        )
+
+    def levels(self, name: str) -> tuple[Tensor, ...]:
+        """``raw[name]`` split by level: (B, H*W*A, K) each, fine first."""
+        return self.raw[name].split([h * w * a for h, w, a in self.sizes], dim=1)
+
+
+def _image_of(value: Any, index: int) -> Any:
+    if isinstance(value, Tensor):
+        return value[index : index + 1]
+    if isinstance(value, Mapping):
+        return {k: _image_of(v, index) for k, v in value.items()}
+    if isinstance(value, list):
+        return value[index : index + 1]
+    return value
