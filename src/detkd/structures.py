@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict
 
+import torch
 from torch import Tensor
 
 Resize = Literal["stretch", "letterbox"]
@@ -67,7 +68,8 @@ class DetectorSpec:
             raise ValueError(f"expected the keys {sorted(known)} in a detector spec, got also {unknown}")
         if missing := sorted({"classes", "image_size"} - set(values)):
             raise ValueError(f"expected the keys {missing} in a detector spec, found {sorted(values)}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**arguments)
 
 
 @dataclass
@@ -104,7 +106,7 @@ class Prediction:
 
     def levels(self, name: str) -> tuple[Tensor, ...]:
         """``raw[name]`` split by level: (B, H*W*A, K) each, fine first."""
-        return self.raw[name].split([h * w * a for h, w, a in self.sizes], dim=1)
+        return torch.split(self.raw[name], [h * w * a for h, w, a in self.sizes], dim=1)
 
 
 def _image_of(value: Any, index: int) -> Any:

@@ -81,11 +81,11 @@ class Composite(nn.Module):
         """(B,) weighted sums, image by image; terms that pool the batch add the same value to each."""
         totals = step.images.new_zeros(len(step.images), dtype=torch.float32)
         singles = [step.image(i) for i in range(len(step.images))]
-        for name, term in self.terms.items():
+        for name, module in self.terms.items():
             weight = self.weight(name, weights)
             if weight == 0:
                 continue
-            term = cast(Term, term)
+            term = cast(Term, module)
             steps = [step] if term.pools_batch else singles
             totals += weight * torch.stack([torch.stack(list(term(s).values())).sum().float() for s in steps])
         return totals
