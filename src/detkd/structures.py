@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict
 
@@ -16,6 +16,7 @@ class Target(TypedDict):
     """What is in one image.
 
     boxes: (n, 4) float, xyxy, pixels of the image given. labels: (n,) int64, 0-based, no background.
+    A box without area (an augmentation moved it out of the image) is no object: every loss passes over it.
     """
 
     boxes: Tensor
@@ -26,6 +27,20 @@ class Detection(Target):
     """What a detector found in one image: a :class:`Target` and scores (n,) float in [0, 1], best first."""
 
     scores: Tensor
+
+
+def join_targets(targets: Sequence[Target]) -> tuple[Tensor, Tensor, Tensor]:
+    """All boxes of a batch in one row: image index (n,) int64, boxes (n, 4), labels (n,)."""
+    boxes = torch.cat([t["boxes"] for t in targets])
+    labels = torch.cat([t["labels"] for t in targets])
+    counts = torch.tensor([len(t["boxes"]) for t in targets])
+    return torch.repeat_interleave(counts, output_size=len(boxes)).to(boxes.device, non_blocking=True), boxes, labels
+
+
+def with_boxes(targets: Sequence[Target], boxes: Tensor) -> list[Target]:
+    """The same targets with other boxes, given in one row (n, 4) as :func:`join_targets` makes it."""
+    parts = torch.split(boxes, [len(t["boxes"]) for t in targets])
+    return [{"boxes": part, "labels": target["labels"]} for part, target in zip(parts, targets)]
 
 
 @dataclass(frozen=True)

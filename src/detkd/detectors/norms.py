@@ -25,6 +25,18 @@ class Norm:
     eps: float
 
 
+@dataclass(frozen=True)
+class Observed:
+    """Statistics of one normalisation over the current batch, on the scale of ``norm.mean`` and ``norm.var``.
+
+    mean, var: (C,) of the layer's input over (N, H, W); var is biased.
+    """
+
+    norm: Norm
+    mean: Tensor
+    var: Tensor
+
+
 def find_norms(network: nn.Module, skip: tuple[str, ...] = ()) -> list[Norm]:
     """List BatchNorm2d and FrozenBatchNorm2d layers of ``network`` in order of definition.
 

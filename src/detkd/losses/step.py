@@ -7,21 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from detkd.detectors.norms import Norm
+from detkd.detectors.norms import Observed
 from detkd.detectors.protocol import Detector
 from detkd.structures import Prediction, Target
-
-
-@dataclass(frozen=True)
-class Observed:
-    """Statistics of one normalisation over the current batch, on the scale of ``norm.mean`` and ``norm.var``.
-
-    mean, var: (C,) of the layer's input over (N, H, W); var is biased.
-    """
-
-    norm: Norm
-    mean: Tensor
-    var: Tensor
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 from detkd.boxes import cxcywh_to_xyxy, iou_wh, xyxy_to_cxcywh
-from detkd.structures import Target
+from detkd.structures import Target, join_targets
 
 # exp() of a raw size beyond this is no box any more, only an overflow.
 MAX_LOG_SIZE = 8.0
@@ -57,15 +57,6 @@ def decode_boxes(raw_box: Tensor, corner_xy: Tensor, cell: Tensor, anchor_wh: Te
     return cxcywh_to_xyxy(torch.cat([centre, size], dim=-1))
 
 
-def flatten_targets(targets: Sequence[Target]) -> tuple[Tensor, Tensor, Tensor]:
-    """All boxes of a batch in one row: image index (n,), boxes xyxy (n, 4), labels (n,)."""
-    boxes = torch.cat([t["boxes"] for t in targets])
-    labels = torch.cat([t["labels"] for t in targets])
-    counts = [len(t["boxes"]) for t in targets]
-    index = torch.repeat_interleave(torch.tensor(counts), output_size=len(boxes)).to(boxes.device, non_blocking=True)
-    return index, boxes, labels
-
-
 def match_anchors(boxes_wh: Tensor, anchors_wh: Sequence[Tensor], threshold: float) -> list[Tensor]:
     """Which anchors of each level a box is matched to: one (n, A) bool a level.
 
@@ -100,7 +91,7 @@ def yolo_loss(
     obj: mean binary cross-entropy over all sites; 1 at matched sites, 0 elsewhere. Dense in (target, anchor), with
     weights in place of selections, so that nothing waits for the device. Without boxes, box and cls are 0.
     """
-    image, boxes, labels = flatten_targets(targets)
+    image, boxes, labels = join_targets(targets)
     boxes = boxes.float()
     cxcywh = xyxy_to_cxcywh(boxes)
     matches = match_anchors(cxcywh[:, 2:], anchors_wh, iou_threshold)

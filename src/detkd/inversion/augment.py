@@ -1,0 +1,159 @@
+"""DIODE's augmentations of the images under optimisation, one class each; boxes follow.
+
+Source: Chawla et al., WACV 2021, section 3.3 and Table 2, with the released magnitudes. A departure: every image has draws
+of its own, where the authors draw one jitter and one flip for the whole batch. All draws are made on the device, nothing
+waits for it. A box that leaves the image is kept without area, which is no object to any loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from detkd.boxes import area_xyxy, clip_xyxy
+from detkd.structures import Target, join_targets, with_boxes
+
+
+class Augmentation(Protocol):
+    """Maps images (B, 3, H, W) and their targets; draws from ``generator``, which is on the device of the images."""
+
+    def __call__(
+        self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
+    ) -> tuple[Tensor, Sequence[Target]]: ...
+
+
+class Compose:
+    """Augmentations one after the other, in the order given."""
+
+    def __init__(self, augmentations: Sequence[Augmentation]) -> None:
+        self.augmentations = list(augmentations)
+
+    def __call__(
+        self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
+    ) -> tuple[Tensor, Sequence[Target]]:
+        for augmentation in self.augmentations:
+            images, targets = augmentation(images, targets, generator)
+        return images, targets
+
+
+class _Permute(torch.autograd.Function):
+    """Take rows and columns of each image in a new order; the gradient goes back by the inverse order, without adding."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, columns)
+        return _take(images, rows, columns)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        rows, columns = ctx.saved_tensors
+        return _take(gradients[0], rows.argsort(1), columns.argsort(1)), None, None
+
+
+def _take(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    batch, channels, height, width = images.shape
+    index = rows[:, :, None] * width + columns[:, None, :]  # (B, H, W)
+    flat = images.reshape(batch, channels, height * width)
+    return flat.gather(2, index.view(batch, 1, -1).expand(-1, channels, -1)).view_as(images)
+
+
+class Jitter:
+    """Roll by up to ``fraction`` of the side on both axes (wraps around); boxes move, are clipped, and end under 1 px^2.
+
+    20 px at 160 px and 40 px at 320 px are the released values: fraction 0.125.
+    """
+
+    def __init__(self, fraction: float = 0.125) -> None:
+        self.fraction = fraction
+
+    def __call__(
+        self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
+    ) -> tuple[Tensor, Sequence[Target]]:
+        batch, _, height, width = images.shape
+        limit = torch.tensor([round(self.fraction * width), round(self.fraction * height)], device=images.device)
+        draws = torch.rand(batch, 2, generator=generator, device=images.device)
+        shift = (draws * (2 * limit + 1)).long() - limit  # (B, 2): x, y
+        rows = (torch.arange(height, device=images.device) - shift[:, 1:]) % height  # (B, H)
+        columns = (torch.arange(width, device=images.device) - shift[:, :1]) % width  # (B, W)
+        images = _Permute.apply(images, rows, columns)
+        index, boxes, _ = join_targets(targets)
+        boxes = clip_xyxy(boxes + shift[index].repeat(1, 2).to(boxes.dtype), (height, width))
+        return images, with_boxes(targets, boxes * (area_xyxy(boxes) >= 1)[:, None])
+
+
+class Flip:
+    """Mirror left and right with probability ``p``."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = p
+
+    def __call__(
+        self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
+    ) -> tuple[Tensor, Sequence[Target]]:
+        batch, width = images.shape[0], images.shape[-1]
+        flipped = torch.rand(batch, generator=generator, device=images.device) < self.p
+        images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
+        index, boxes, _ = join_targets(targets)
+        mirrored = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1)
+        has_area = (area_xyxy(boxes) > 0)[:, None]
+        return images, with_boxes(targets, torch.where(flipped[index][:, None] & has_area, mirrored, boxes))
+
+
+class Brightness:
+    """Add N(0, std) to each image."""
+
+    def __init__(self, std: float = 0.2) -> None:
+        self.std = std
+
+    def __call__(
+        self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
+    ) -> tuple[Tensor, Sequence[Target]]:
+        draws = torch.randn(len(images), 1, 1, 1, generator=generator, device=images.device)
+        return images + self.std * draws, targets
+
+
+class Contrast:
+    """Multiply each image by 1 + N(0, std); not clamped."""
+
+    def __init__(self, std: float = 0.1) -> None:
+        self.std = std
+
+    def __call__(
+        self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
+    ) -> tuple[Tensor, Sequence[Target]]:
+        draws = torch.randn(len(images), 1, 1, 1, generator=generator, device=images.device)
+        return images * (1 + self.std * draws), targets
+
+
+class Cutout:
+    """With probability ``p`` set a rectangle of each image to 0: relative area in ``area``, height over width in ``ratio``.
+
+    As torchvision's RandomErasing (area uniform, ratio log-uniform), but a side longer than the image is cut to it where
+    RandomErasing draws again.
+    """
+
+    def __init__(
+        self, p: float = 0.5, area: tuple[float, float] = (0.02, 0.2), ratio: tuple[float, float] = (0.3, 3.3)
+    ) -> None:
+        self.p, self.area, self.ratio = p, tuple(area), tuple(ratio)
+
+    def __call__(
+        self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
+    ) -> tuple[Tensor, Sequence[Target]]:
+        batch, _, height, width = images.shape
+        chosen, area, ratio, top, left = torch.rand(5, batch, generator=generator, device=images.device)
+        pixels = (self.area[0] + area * (self.area[1] - self.area[0])) * height * width
+        low, high = torch.tensor(self.ratio, dtype=torch.float64).log().tolist()
+        side = torch.exp(low + ratio * (high - low))
+        tall = (pixels * side).sqrt().round().clamp(1, height)
+        wide = (pixels / side).sqrt().round().clamp(1, width)
+        top, left = (top * (height - tall + 1)).floor(), (left * (width - wide + 1)).floor()
+        tall = tall * (chosen < self.p)
+        ys = torch.arange(height, device=images.device)[None]
+        xs = torch.arange(width, device=images.device)[None]
+        rows = (ys >= top[:, None]) & (ys < (top + tall)[:, None])  # (B, H)
+        columns = (xs >= left[:, None]) & (xs < (left + wide)[:, None])  # (B, W)
+        return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0), targets

@@ -1,0 +1,128 @@
+"""How the images under optimisation are parametrised: free pixels, or a pyramid of maps from coarse to fine.
+
+The parametrisation matters as much as the loss: a pyramid lets one step move whole regions, and reaches plausible colours.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Image(Protocol):
+    """Images (B, 3, H, W) in [0, 1] as a function of parameters; an ``nn.Module``."""
+
+    def __call__(self) -> Tensor:
+        """The images. Differentiable in the parameters."""
+        ...
+
+    def project(self) -> None:
+        """Bring the parameters back to where images are in [0, 1]; called after every optimiser step."""
+        ...
+
+    def parameters(self) -> list[nn.Parameter]: ...
+
+
+class Pixels(nn.Module):
+    """The pixels themselves, clamped to [0, 1] after every step (DIODE)."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.pixels = nn.Parameter(images.clamp(0, 1).clone(memory_format=torch.contiguous_format))
+
+    def forward(self) -> Tensor:
+        return self.pixels
+
+    @torch.no_grad()
+    def project(self) -> None:
+        self.pixels.clamp_(0, 1)
+
+
+class Pyramid(nn.Module):
+    """Sigmoid of the sum of maps of 1, 1/2, 1/4, ... size, bilinearly upsampled.
+
+    Args:
+        maps: finest first, each (B, 3, h, w).
+    """
+
+    def __init__(self, maps: list[Tensor]) -> None:
+        super().__init__()
+        self.maps = nn.ParameterList([nn.Parameter(m.clone()) for m in maps])
+
+    def forward(self) -> Tensor:
+        total = self.maps[-1]
+        for finer in reversed(self.maps[:-1]):  # upsampling level by level is a bilinear pyramid, at a third of the cost
+            total = finer + F.interpolate(total, size=finer.shape[-2:], mode="bilinear", align_corners=False)
+        return total.sigmoid()
+
+    def project(self) -> None:
+        """Nothing to do: a sigmoid is in [0, 1]."""
+
+
+class ImageFactory(Protocol):
+    """Makes the parameters of a batch."""
+
+    def noise(self, count: int, size: tuple[int, int], generator: torch.Generator) -> nn.Module:
+        """Random images to start from, drawn from ``generator`` on its device."""
+        ...
+
+    def resume(self, images: Tensor, size: tuple[int, int]) -> nn.Module:
+        """Start from given images (B, 3, h, w), brought to ``size`` = (height, width)."""
+        ...
+
+
+class PixelsFactory:
+    """Free pixels; noise N(0, 1) clamped to [0, 1] (DIODE, released code) times ``std`` around ``mean``."""
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
+        self.mean, self.std = mean, std
+
+    def noise(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Pixels:
+        draws = torch.randn(count, 3, *size, generator=generator, device=generator.device)
+        return Pixels(draws * self.std + self.mean)
+
+    def resume(self, images: Tensor, size: tuple[int, int]) -> Pixels:
+        return Pixels(_resize(images, size))
+
+
+class PyramidFactory:
+    """A pyramid of up to ``levels`` maps (the coarsest at least 2 pixels a side), drawn from N(0, std)."""
+
+    def __init__(self, levels: int = 6, std: float = 0.1) -> None:
+        if levels < 1:
+            raise ValueError(f"expected at least one level, got {levels}")
+        self.levels, self.std = levels, std
+
+    def noise(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Pyramid:
+        return Pyramid(
+            [torch.randn(count, 3, *s, generator=generator, device=generator.device) * self.std for s in self._sizes(size)]
+        )
+
+    def resume(self, images: Tensor, size: tuple[int, int]) -> Pyramid:
+        """Split the logit of the images into bands, coarse first, so that the pyramid gives the images back."""
+        rest = torch.logit(_resize(images, size), eps=1e-3)
+        sizes = self._sizes(size)
+        maps = []
+        for s in reversed(sizes[1:]):
+            band = F.interpolate(rest, size=s, mode="area")
+            maps.append(band)
+            total = band
+            for finer in reversed(sizes[: len(sizes) - len(maps)]):
+                total = F.interpolate(total, size=finer, mode="bilinear", align_corners=False)
+            rest = rest - total
+        return Pyramid([rest, *reversed(maps)])
+
+    def _sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        sizes = [size]
+        while len(sizes) < self.levels and min(sizes[-1]) >= 4:
+            sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
+        return sizes
+
+
+def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)

@@ -1,0 +1,87 @@
+"""R_BN: images whose statistics inside the teacher are those that its norms remember.
+
+Source: DIODE (Chawla et al., WACV 2021), equation 5; the scale-free form is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from detkd.detectors.norms import Observed
+from detkd.detectors.protocol import Detector
+from detkd.errors import InputError
+from detkd.losses.step import Step
+
+Form = Literal["kl", "l2"]
+
+
+def bn_stats_l2(observed: Observed) -> Tensor:
+    """Equation 5 for one layer: ||mu - running_mean||_2 + ||var - running_var||_2, scalar float32."""
+    norm = observed.norm
+    return torch.linalg.vector_norm(observed.mean - norm.mean) + torch.linalg.vector_norm(observed.var - norm.var)
+
+
+def bn_stats_kl(observed: Observed) -> Tensor:
+    """The scale-free form for one layer: mean over channels of ((mu-m)^2 + v) / s - log(v / s) - 1, scalar float32.
+
+    Twice the Kullback-Leibler divergence of two Gaussians; 0 where the statistics agree. Unlike equation 5 it is the same
+    for every affine scaling of a channel, so that layers of large variance do not swamp the rest. Constants: the norm's
+    own eps beside s, 1e-8 beside v.
+    """
+    norm = observed.norm
+    expected = norm.var + norm.eps
+    ratio = (observed.var + 1e-8) / expected
+    return ((observed.mean - norm.mean).square() / expected + ratio - ratio.log() - 1).mean()
+
+
+FORMS = {"kl": bn_stats_kl, "l2": bn_stats_l2}
+
+
+class BatchNormStatistics(nn.Module):
+    """Sum over layers of the distance between batch and running statistics of each norm's input.
+
+    Args:
+        form: "l2" is equation 5, "kl" the scale-free form.
+        layer_weights: extra factors by norm name or by position ("0" is the first norm); a factor 0 drops the layer.
+
+    Raises InputError in setup for a teacher without norms and for layer_weights that name no norm.
+    """
+
+    pools_batch = True
+
+    def __init__(self, form: Form = "kl", layer_weights: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        if form not in FORMS:
+            raise InputError(f"bn_stats.form: expected one of {sorted(FORMS)}, got {form!r}")
+        self.form = form
+        self.layer_weights = {str(k): float(v) for k, v in (layer_weights or {}).items()}
+
+    def setup(self, student: Detector | None, teacher: Detector | None) -> None:
+        assert teacher is not None
+        names = [norm.name for norm in teacher.norms()]
+        if not names:
+            raise InputError(
+                f"loss term bn_stats: expected a teacher with BatchNorm layers, found none in {type(teacher).__name__} "
+                "(SSD300-VGG16 and GroupNorm heads store no statistics); leave the term out of loss=[...]"
+            )
+        known = set(names) | {str(i) for i in range(len(names))}
+        if unknown := sorted(set(self.layer_weights) - known):
+            raise InputError(f"bn_stats.layer_weights: expected names of norms or 0 to {len(names) - 1}, got {unknown}")
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        assert step.statistics is not None
+        values = self._values(step.statistics)
+        return {"bn_stats": torch.stack(values).sum()}
+
+    def _values(self, statistics: Sequence[Observed]) -> list[Tensor]:
+        distance, values = FORMS[self.form], []
+        for i, observed in enumerate(statistics):
+            factor = self.layer_weights.get(observed.norm.name, self.layer_weights.get(str(i), 1.0))
+            if factor != 0:
+                value = distance(observed)
+                values.append(value if factor == 1 else factor * value)
+        return values
