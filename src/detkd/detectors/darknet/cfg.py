@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from detkd.errors import InputError
 
@@ -103,3 +103,15 @@ def format_cfg(sections: Sequence[Section]) -> str:
     """Write sections as the text of a cfg. ``parse_cfg(format_cfg(s))`` has the same kinds and options as ``s``."""
     blocks = ["\n".join([f"[{s.kind}]", *(f"{k}={v}" for k, v in s.options.items())]) for s in sections]
     return "\n\n".join(blocks) + "\n"
+
+
+def with_classes(sections: Sequence[Section], classes: int) -> list[Section]:
+    """The same network for another number of classes: [yolo] layers and the filters of the convolutions above them."""
+    changed = [replace(s, options=dict(s.options)) for s in sections]
+    for above, section in zip(changed, changed[1:]):
+        if section.kind != "yolo":
+            continue
+        anchors = len(section.integers("mask")) if "mask" in section.options else section.integer("num", minimum=1)
+        section.options["classes"] = str(classes)
+        above.options["filters"] = str(anchors * (classes + 5))
+    return changed

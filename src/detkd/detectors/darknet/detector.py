@@ -20,9 +20,10 @@ from detkd.detectors.darknet.architectures import (
     yolov3_sections,
     yolov3_tiny_sections,
 )
-from detkd.detectors.darknet.cfg import format_cfg, parse_cfg
+from detkd.detectors.darknet.cfg import format_cfg, parse_cfg, with_classes
 from detkd.detectors.darknet.network import Darknet
 from detkd.detectors.darknet.weights import DEFAULT_HEADER, read_weights, write_weights
+from detkd.detectors.files import File, locate, read_text
 from detkd.detectors.norms import Norm, find_norms
 from detkd.errors import InputError
 from detkd.structures import Detection, DetectorSpec, Prediction, Resize, Target
@@ -194,10 +195,21 @@ class DarknetDetector(nn.Module):
 
 
 def from_cfg(
-    cfg: Path, classes: Sequence[str], image_size: tuple[int, int] | None = None, resize: Resize = "stretch"
+    cfg: File | str | Path,
+    classes: Sequence[str],
+    image_size: tuple[int, int] | None = None,
+    resize: Resize = "stretch",
+    fit_classes: bool = False,
 ) -> DarknetDetector:
-    """Build a detector from a .cfg file (architecture only)."""
-    return DarknetDetector(read_text(cfg), classes, image_size, resize, source=Path(cfg).name)
+    """Build a detector from a .cfg file (architecture only).
+
+    fit_classes: give the heads as many classes as there are names, for training from scratch on other classes.
+    """
+    path = locate(cfg)
+    text = read_text(path)
+    if fit_classes:
+        text = format_cfg(with_classes(parse_cfg(text, path.name), len(classes)))
+    return DarknetDetector(text, classes, image_size, resize, source=path.name)
 
 
 def yolov3(
@@ -233,13 +245,3 @@ def yolov3_tiny(
     sections = yolov3_tiny_sections(len(classes), image_size, width, anchors or COCO_ANCHORS_TINY)
     gains = (box_gain, obj_gain, cls_gain, iou_threshold)
     return DarknetDetector(format_cfg(sections), classes, image_size, resize, *gains, source="yolov3_tiny")
-
-
-def read_text(path: Path) -> str:
-    """The text of a cfg or names file. Raises InputError when it is missing or not text."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: expected a readable text file, found {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected a text file, found binary data") from None

@@ -1,0 +1,143 @@
+"""Our own checkpoint: one safetensors file that holds a detector's weights and, as json text, how to build it again.
+
+Opening one runs no code from it: the architecture is looked up among the detectors of this package, its arguments are json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from detkd.detectors.files import File, locate
+from detkd.detectors.protocol import Detector
+from detkd.errors import InputError
+
+FORMAT = "detkd.detector"
+VERSION = 1
+
+# What a checkpoint may name. Others are built by their owner and passed to load_checkpoint(detector=...).
+ARCHITECTURES = {
+    "DarknetDetector": "detkd.detectors.darknet.detector",
+    "SSD": "detkd.detectors.torchvision",
+    "RetinaNet": "detkd.detectors.torchvision",
+    "FCOS": "detkd.detectors.torchvision",
+    "FasterRCNN": "detkd.detectors.torchvision",
+}
+
+
+def save_checkpoint(
+    detector: Detector, path: Path, about: Mapping[str, Any] | None = None, dtype: torch.dtype | None = None
+) -> None:
+    """Write a detector, atomically.
+
+    Args:
+        about: json-able provenance kept beside it (command, scores, the teacher's hash).
+        dtype: of stored floating-point weights; None keeps theirs.
+    """
+    path = Path(path)
+    state = {}
+    for name, tensor in detector.state_dict().items():
+        stored = tensor.detach().cpu()
+        if dtype is not None and stored.is_floating_point():
+            stored = stored.to(dtype)
+        state[name] = stored.contiguous().clone()
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": type(detector).__name__,
+        "arguments": detector.arguments(),
+        "spec": detector.spec.to_dict(),
+        "about": dict(about or {}),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        save_file(state, temporary, metadata={"detkd": json.dumps(description, sort_keys=True)})
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: architecture, arguments, spec, about. Raises InputError when it is not ours."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a detkd checkpoint, found no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path}: expected a detkd checkpoint (safetensors), found another or a damaged file ({error}); "
+            "pickles (.pt, .pth, .ckpt) are not opened"
+        ) from None
+    try:
+        description = json.loads(metadata["detkd"])
+        ours = description["format"] == FORMAT
+    except (KeyError, TypeError, json.JSONDecodeError):
+        ours = False
+    if not ours:
+        raise InputError(f"{path}: expected a checkpoint written by detkd, found a safetensors file without its description")
+    if description.get("version") != VERSION:
+        raise InputError(f"{path}: expected checkpoint version {VERSION}, found {description.get('version')!r}")
+    return cast(dict[str, Any], description)
+
+
+def load_checkpoint(path: File | str | Path, detector: Detector | None = None) -> Detector:
+    """Build a detector from a checkpoint.
+
+    Args:
+        path: the file, or a name to look for as :class:`~detkd.detectors.files.File` does.
+        detector: an architecture to fill, needed when it is not one of this package.
+
+    Raises InputError when the file is not ours, names an unknown architecture, or does not fit.
+    """
+    found = locate(path)
+    description = read_description(found)
+    if detector is None:
+        detector = _build(found, description)
+    with safe_open(str(found), framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    try:
+        detector.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise InputError(f"{found}: expected the weights of its own description, found others: {error}") from None
+    return detector
+
+
+def _build(path: Path, description: Mapping[str, Any]) -> Detector:
+    name, arguments = description.get("architecture"), description.get("arguments")
+    if name not in ARCHITECTURES:
+        raise InputError(
+            f"{path}: expected an architecture of {sorted(ARCHITECTURES)}, found {name!r}; "
+            "a detector of your own is built by you and passed as load_checkpoint(path, detector=...)"
+        )
+    if not isinstance(arguments, dict):
+        raise InputError(f"{path}: expected the arguments of {name} as an object, found {type(arguments).__name__}")
+    architecture = getattr(importlib.import_module(ARCHITECTURES[name]), name)
+    try:
+        return cast(Detector, architecture(**arguments))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {name} cannot be built from its description: {error}") from None
+
+
+def fingerprint(detector: Detector) -> str:
+    """sha256 over the weights of a detector, which tells one teacher from another wherever they were loaded from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(detector.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(
+            tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else str(tensor).encode()
+        )
+    return digest.hexdigest()
