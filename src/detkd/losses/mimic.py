@@ -1,0 +1,112 @@
+"""Mimic loss: the student's raw outputs against the teacher's, with no labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detkd.detectors.modes import looking
+from detkd.detectors.protocol import Detector
+from detkd.errors import InputError
+from detkd.losses.step import Step
+from detkd.structures import Prediction
+
+
+def mimic_loss(student: Prediction, teacher: Prediction) -> Tensor:
+    """Mean square difference of raw head outputs, summed over levels.
+
+    Args:
+        student, teacher: predictions on the same images, whose ``raw`` has the same names, each (B, N, K), and the same ``sizes``.
+
+    Returns:
+        float32 scalar: for each level, the squares over all names and sites divided by (B * sites of the level * channels of
+        all names); summed over levels. So it does not matter how channels are split into names, nor into how many images.
+        The teacher gets no gradient. Computed in float32 whatever autocast says.
+
+    Source: L_mimic = ||Phi(x) - Phi_stu(x)||^2 of DIODE (Chawla et al., WACV 2021), before the sigmoid. The paper leaves the
+    normalisation open; the authors' code takes the mean over each head, which is the same where a head is one tensor.
+
+    Raises InputError when the two cannot be compared.
+    """
+    if differences := compare(student, teacher):
+        raise InputError(_not_comparable(differences))
+    squares, channels = None, 0
+    for name, raw in student.raw.items():
+        of_name = (raw.float() - teacher.raw[name].detach().float()).square().sum(-1)  # (B, N, K) -> (B, N)
+        squares = of_name if squares is None else squares + of_name
+        channels += raw.shape[-1]
+    assert squares is not None
+    levels = torch.split(squares, [h * w * a for h, w, a in student.sizes], dim=1)  # (B, N_level) each
+    return torch.stack([level.mean() for level in levels]).sum() / channels
+
+
+def compare(student: Prediction, teacher: Prediction) -> list[str]:
+    """What differs in the layout of two predictions' raw outputs, in words; empty where they can be compared."""
+    if set(student.raw) != set(teacher.raw) or not student.raw:
+        return [_differ("names", sorted(teacher.raw), sorted(student.raw))]
+    differences = []
+    for name in student.raw:
+        if student.raw[name].shape[-1] != teacher.raw[name].shape[-1]:
+            differences.append(_differ(f"channels of '{name}'", teacher.raw[name].shape[-1], student.raw[name].shape[-1]))
+    if len(student) != len(teacher):
+        differences.append(_differ("images", len(teacher), len(student)))
+    if student.sizes != teacher.sizes:
+        differences.append(_differ("levels (height, width, anchors)", teacher.sizes, student.sizes))
+    return differences
+
+
+class Mimic(nn.Module):
+    """The student repeats the teacher's raw outputs; see :func:`mimic_loss`.
+
+    pools_batch: False; needs_teacher: True.
+    """
+
+    pools_batch = False
+    needs_teacher = True
+
+    def setup(self, student: Detector | None, teacher: Detector | None) -> None:
+        """Check on one blank image of the student's size that raw outputs can be compared.
+
+        Both run in eval mode without gradients, so neither is changed. Raises InputError naming what differs.
+        """
+        if student is None or teacher is None:
+            raise InputError(
+                f"loss 'mimic': expected a student and a teacher, found no {'student' if student is None else 'teacher'}"
+            )
+        if student.spec.classes != teacher.spec.classes:
+            raise InputError(_not_comparable([_differ_classes(teacher.spec.classes, student.spec.classes)]))
+        size = student.spec.image_size
+        if differences := compare(_probe(student, size), _probe(teacher, size)):
+            raise InputError(_not_comparable(differences))
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """One part, "mimic": float32 scalar, batch mean."""
+        assert step.student_prediction is not None
+        assert step.teacher_prediction is not None
+        return {"mimic": mimic_loss(step.student_prediction, step.teacher_prediction)}
+
+
+def _probe(detector: Detector, image_size: tuple[int, int]) -> Prediction:
+    parameter = next(detector.parameters())
+    with looking(detector):
+        return detector(parameter.new_zeros(1, 3, *image_size))
+
+
+def _differ(what: str, teacher: Any, student: Any) -> str:
+    return f"{what}: teacher {teacher}, student {student}"
+
+
+def _differ_classes(teacher: tuple[str, ...], student: tuple[str, ...]) -> str:
+    if len(teacher) != len(student):
+        return _differ("number of classes", len(teacher), len(student))
+    index = next(i for i, (a, b) in enumerate(zip(teacher, student)) if a != b)
+    return _differ(f"class {index}", repr(teacher[index]), repr(student[index]))
+
+
+def _not_comparable(differences: list[str]) -> str:
+    return (
+        f"loss 'mimic': expected raw outputs of the same layout from teacher and student, found {'; '.join(differences)}. "
+        "Where architectures differ, distil through boxes: labels=teacher loss=[detection]"
+    )

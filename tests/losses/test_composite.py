@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detkd.losses.composite import Composite
+from detkd.losses.detection import DetectionLoss
+from detkd.losses.mimic import Mimic
+from detkd.losses.step import Step
+
+
+class Brightness(nn.Module):
+    """A term that pools the batch and has a parameter, drawn when it is set up."""
+
+    pools_batch = True
+
+    def setup(self, student: Any, teacher: Any) -> None:
+        self.scale = nn.Parameter(torch.rand(1))
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        return {"value": step.images.mean()}
+
+
+class Forbidden(nn.Module):
+    """A term that must not be touched."""
+
+    pools_batch = False
+
+    def setup(self, student: Any, teacher: Any) -> None:
+        raise AssertionError("set up")
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        raise AssertionError("called")
+
+
+@pytest.fixture
+def step(tiny_detector: Any) -> Step:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(3, 3, 64, 64, generator=generator)
+    boxes = torch.tensor([[8.0, 8.0, 40.0, 30.0], [1.0, 1.0, 30.0, 30.0]])
+    targets = [{"boxes": boxes[:n], "labels": torch.arange(n)} for n in (2, 0, 1)]
+    student, teacher = tiny_detector().eval(), tiny_detector().eval()
+    return Step(images, targets, teacher, teacher(images), student, student(images))
+
+
+def test_weighted_sum_and_unweighted_parts(step: Step) -> None:
+    composite = Composite({"detection": DetectionLoss(), "mimic": Mimic()}, {"detection": 0.5, "mimic": 3})
+    total, parts = composite(step)
+    assert parts.keys() == {"detection", "detection/box", "detection/obj", "detection/cls", "mimic"}
+    torch.testing.assert_close(parts["detection"], parts["detection/box"] + parts["detection/obj"] + parts["detection/cls"])
+    torch.testing.assert_close(total, 0.5 * parts["detection"] + 3 * parts["mimic"])
+    assert total.requires_grad
+
+
+def test_overrides_replace_weights_for_one_call(step: Step) -> None:
+    composite = Composite({"detection": DetectionLoss(), "mimic": Mimic()}, {"detection": 1, "mimic": 1})
+    total, parts = composite(step, {"detection": 0, "mimic": 2})
+    assert parts.keys() == {"mimic"}
+    torch.testing.assert_close(total, 2 * parts["mimic"])
+
+
+def test_weight_zero_is_neither_set_up_nor_called(step: Step) -> None:
+    composite = Composite({"mimic": Mimic(), "off": Forbidden()}, {"mimic": 1, "off": 0.0})
+    composite.setup(step.student, step.teacher)
+    total, parts = composite(step)
+    assert list(composite.terms) == ["mimic"]
+    assert torch.equal(total, parts["mimic"])
+
+
+def test_setup_leaves_the_global_random_state(step: Step) -> None:
+    composite = Composite({"brightness": Brightness()}, {"brightness": 1})
+    before = torch.random.get_rng_state()
+    composite.setup(step.student, step.teacher)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert len(list(composite.parameters())) == 1
+
+
+def test_per_image_sums_have_the_batch_as_their_mean(step: Step) -> None:
+    composite = Composite(
+        {"detection": DetectionLoss(), "mimic": Mimic(), "b": Brightness()}, {"detection": 0.5, "mimic": 3, "b": 2}
+    )
+    totals = composite.per_image(step)
+    assert totals.shape == (3,)
+    assert not totals.requires_grad
+    torch.testing.assert_close(totals.mean(), composite(step)[0].detach())
+    alone = Composite({"mimic": Mimic()}, {"mimic": 3}).per_image(step)
+    torch.testing.assert_close(alone[1], 3 * Mimic()(step.image(1))["mimic"].detach())
+
+
+def test_bad_weights() -> None:
+    with pytest.raises(ValueError, match="one weight for each of"):
+        Composite({"mimic": Mimic()}, {"mimc": 1})
+    with pytest.raises(ValueError, match="non-zero weight"):
+        Composite({"mimic": Mimic()}, {"mimic": 0})
