@@ -1,0 +1,8 @@
+"""torchvision's detectors behind detkd's :class:`~detkd.detectors.protocol.Detector`: one class a family."""
+
+from detkd.detectors.torchvision.faster_rcnn import FasterRCNN
+from detkd.detectors.torchvision.fcos import FCOS
+from detkd.detectors.torchvision.retinanet import RetinaNet
+from detkd.detectors.torchvision.ssd import SSD
+
+__all__ = ["FCOS", "SSD", "FasterRCNN", "RetinaNet"]

@@ -1,0 +1,190 @@
+"""RetinaNet (Lin et al., ICCV 2017) of torchvision, v1 and v2, with any ResNet of any width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import retinanet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from detkd.detectors.norms import Norm, find_norms
+from detkd.detectors.torchvision.architecture import Architecture, find_architecture, make_spec, table_of
+from detkd.detectors.torchvision.backbones import check_backbone, freeze_norms, pyramid, resnet_fpn, stage_channels
+from detkd.detectors.torchvision.base import (
+    Normalise,
+    anchors_of,
+    check_count,
+    check_published,
+    head_targets,
+    in_float,
+    level_names,
+    level_sizes,
+    size_of,
+)
+from detkd.detectors.torchvision.labels import make_head_labels
+from detkd.detectors.torchvision.weights import load_published
+from detkd.structures import Detection, Prediction, Resize, Target
+
+_STRIDES = (8, 16, 32, 64, 128)
+_V1, _V2 = "retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"
+ARCHITECTURES = table_of(
+    Architecture(_V1, "resnet50", _STRIDES, max_detections=300, frozen_norms=True, frozen_eps=0.0),
+    Architecture(_V2, "resnet50", _STRIDES, max_detections=300),
+)
+
+
+class RetinaNet(nn.Module):
+    """torchvision's RetinaNet as a :class:`~detkd.detectors.protocol.Detector`.
+
+    ``raw`` is {cls: (B, N, classes), box: (B, N, 4)}; features are backbone stages c3 to c5 and pyramid maps p3 to p7.
+    Heads are without norms (v1) or GroupNorm (v2), so ``norms()`` covers the backbone.
+
+    Args:
+        architecture: retinanet_resnet50_fpn (L1 boxes, p6 from p5) or retinanet_resnet50_fpn_v2 (GIoU, GroupNorm heads, p6 from c5).
+        classes: class names; may be left out with ``coco91`` or ``weights``.
+        image_size: (height, width) that images are brought to; None: (800, 800).
+        resize: how. mean, std: of normalisation; None: torchvision's.
+        weights: member of torchvision's weights enum ("COCO_V1"); implies ``coco91`` and the norms those weights were trained with.
+        coco91: the head has torchvision's 91 COCO columns; labels are the 80 classes.
+        score_threshold, nms_iou, max_detections: of decoding; None: torchvision's.
+        box_gain, cls_gain: factors on the parts of the loss.
+        backbone: resnet18, 34, 50, 101 or 152; None: resnet50. channels: of pyramid and heads. width: factor on the backbone's channels.
+        anchor_size: side in pixels of the smallest anchors, doubled level by level.
+        frozen_norms, frozen_eps: FrozenBatchNorm2d of that eps in the backbone instead of trainable BatchNorm2d.
+
+    Raises InputError on unknown names, missing classes, and weights that cannot be had or do not fit the other arguments.
+    """
+
+    def __init__(
+        self,
+        architecture: str = _V1,
+        classes: Sequence[str] | None = None,
+        image_size: Sequence[int] | None = None,
+        resize: Resize = "stretch",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        weights: str | None = None,
+        coco91: bool = False,
+        score_threshold: float | None = None,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+        box_gain: float = 1.0,
+        cls_gain: float = 1.0,
+        backbone: str | None = None,
+        channels: int = 256,
+        width: float = 1.0,
+        anchor_size: int = 32,
+        frozen_norms: bool = False,
+        frozen_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        own = self.architecture = find_architecture(architecture, ARCHITECTURES)
+        self.backbone = check_backbone(own.backbone, backbone, width, channels)
+        if weights is not None:
+            changed = {"channels": channels != 256, "width": width != 1.0, "anchor_size": anchor_size != 32}
+            check_published(own, backbone=self.backbone != own.backbone, **changed)
+            coco91, frozen_norms, frozen_eps = True, own.frozen_norms, own.frozen_eps
+        self.coco91 = coco91
+        self.channels, self.width, self.anchor_size = channels, width, anchor_size
+        self.frozen_norms, self.frozen_eps = frozen_norms, frozen_eps
+        self.labels = make_head_labels(classes, coco91, background=False)
+        self.spec = make_spec(own, self.labels.classes, image_size, resize, mean, std)
+        self.gains = {"box": box_gain, "cls": cls_gain}
+        self.normalise = Normalise(self.spec)
+        self.model: Any = _build(architecture, self.labels.width, self.backbone, channels, width, anchor_size)
+        self.model.score_thresh = own.score_threshold if score_threshold is None else score_threshold
+        self.model.nms_thresh = own.nms_iou if nms_iou is None else nms_iou
+        self.model.detections_per_img = own.max_detections if max_detections is None else max_detections
+        if frozen_norms:
+            freeze_norms(self.model.backbone, frozen_eps)
+        if weights is not None:
+            load_published(self.model, architecture, weights)
+
+    def forward(self, images: Tensor) -> Prediction:
+        """(B, 3, H, W) RGB images in [0, 1] to a Prediction."""
+        stages, maps = pyramid(self.model.backbone, self.normalise(images))
+        output = self.model.head(list(maps.values()))
+        logits = output["cls_logits"]  # (B, N, width)
+        features = dict(zip(level_names("c", _STRIDES), stages.values())) | dict(zip(level_names("p", _STRIDES), maps.values()))
+        return Prediction(
+            raw={"cls": self.labels.select(logits), "box": output["bbox_regression"]},
+            sizes=level_sizes(maps.values(), self.model.anchor_generator.num_anchors_per_location()),
+            strides=_STRIDES,
+            features=features,
+            image_size=size_of(images),
+            state={} if self.labels.complete else {"logits": logits},
+        )
+
+    def loss(self, prediction: Prediction, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """{box, cls}: L1 (v1) or GIoU (v2) and focal loss, a mean over images of sums over max(1, positives), times the gains."""
+        check_count(len(prediction), targets)
+        output, anchors = self._head_output(prediction)
+        wanted = head_targets(targets, self.labels, anchors)
+        parts = self.model.compute_loss(wanted, output, [anchors] * len(wanted))
+        return {"box": self.gains["box"] * parts["bbox_regression"], "cls": self.gains["cls"] * parts["classification"]}
+
+    @torch.no_grad()
+    def decode(self, prediction: Prediction) -> list[Detection]:
+        """Detections as torchvision's own, one an image; of a 91-column head those of the 80 classes."""
+        output, anchors = self._head_output(prediction)
+        count, lengths = len(prediction), [h * w * a for h, w, a in prediction.sizes]
+        levels = {name: list(torch.split(values, lengths, dim=1)) for name, values in output.items()}
+        anchor_levels = [list(torch.split(anchors, lengths))] * count
+        found = self.model.postprocess_detections(levels, anchor_levels, [prediction.image_size] * count)
+        return [self.labels.to_detection(f) for f in found]
+
+    def norms(self) -> list[Norm]:
+        """BatchNorm and FrozenBatchNorm layers of the backbone, in order of definition."""
+        return find_norms(self)
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor arguments that build this architecture again, without weights."""
+        return {
+            "architecture": self.architecture.name,
+            "classes": list(self.spec.classes),
+            "image_size": list(self.spec.image_size),
+            "resize": self.spec.resize,
+            "mean": list(self.spec.mean),
+            "std": list(self.spec.std),
+            "weights": None,
+            "coco91": self.coco91,
+            "score_threshold": self.model.score_thresh,
+            "nms_iou": self.model.nms_thresh,
+            "max_detections": self.model.detections_per_img,
+            "box_gain": self.gains["box"],
+            "cls_gain": self.gains["cls"],
+            "backbone": self.backbone,
+            "channels": self.channels,
+            "width": self.width,
+            "anchor_size": self.anchor_size,
+            "frozen_norms": self.frozen_norms,
+            "frozen_eps": self.frozen_eps,
+        }
+
+    def _head_output(self, prediction: Prediction) -> tuple[dict[str, Tensor], Tensor]:
+        """The head's output as torchvision names it, all columns, and the anchors (N, 4) of one image."""
+        logits = prediction.state.get("logits", prediction.raw["cls"])
+        output = {"cls_logits": in_float(logits), "bbox_regression": in_float(prediction.raw["box"])}
+        anchors = anchors_of(self.model.anchor_generator, prediction.sizes, prediction.image_size, logits.device)
+        return output, anchors
+
+
+def _build(architecture: str, columns: int, backbone: str, channels: int, width: float, anchor_size: int) -> Any:
+    """torchvision's RetinaNet from scratch, its parts those of torchvision's builder of that name."""
+    second = architecture == _V2
+    p6_from = stage_channels(backbone, width)[3] if second else channels
+    body = resnet_fpn(backbone, width, channels, first_stage=2, extra=LastLevelP6P7(p6_from, channels))
+    octaves = tuple(tuple(int(s * 2 ** (k / 3)) for k in range(3)) for s in (anchor_size * 2**i for i in range(5)))
+    generator = AnchorGenerator(octaves, ((0.5, 1.0, 2.0),) * 5)
+    # The published heads have 32 groups; narrower ones that 32 does not divide take the largest count that does.
+    norm = partial(nn.GroupNorm, math.gcd(32, channels)) if second else None
+    head = retinanet.RetinaNetHead(channels, generator.num_anchors_per_location()[0], columns, norm_layer=norm)
+    if second:
+        head.regression_head._loss_type = "giou"
+    return retinanet.RetinaNet(body, columns, anchor_generator=generator, head=head)
