@@ -11,6 +11,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from detkd.classes import canonical
 from detkd.errors import InputError
 
 
@@ -79,8 +80,6 @@ def locate(file: File | str | Path) -> Path:
 
 def read_names(file: File | str | Path) -> tuple[str, ...]:
     """Class names of a .names file, one a line, in the official COCO spelling."""
-    from detkd.data.names import canonical
-
     path = locate(file)
     names = tuple(canonical(line) for line in read_text(path).splitlines() if line.strip())
     if not names:

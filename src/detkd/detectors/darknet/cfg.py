@@ -6,6 +6,7 @@ As in darknet, the first of two equal keys in one section counts, and keys that 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -108,7 +109,7 @@ def format_cfg(sections: Sequence[Section]) -> str:
 def with_classes(sections: Sequence[Section], classes: int) -> list[Section]:
     """The same network for another number of classes: [yolo] layers and the filters of the convolutions above them."""
     changed = [replace(s, options=dict(s.options)) for s in sections]
-    for above, section in zip(changed, changed[1:]):
+    for above, section in itertools.pairwise(changed):
         if section.kind != "yolo":
             continue
         anchors = len(section.integers("mask")) if "mask" in section.options else section.integer("num", minimum=1)
