@@ -98,6 +98,20 @@ def detect(
     return found
 
 
+def detect_images(detector: Detector, images: Sequence[Tensor], batch_size: int = 32, device: str = "cpu") -> list[Detection]:
+    """Run a detector over uint8 images (3, H, W) of one size as they are: boxes xyxy in their pixels, on the CPU."""
+    detector.to(device)
+    found: list[Detection] = []
+    with looking(detector):
+        for start in range(0, len(images), batch_size):
+            batch = torch.stack(list(images[start : start + batch_size])).to(device).float() / 255  # (B, 3, H, W)
+            for d in detector.decode(detector(batch)):
+                found.append(
+                    {"boxes": d["boxes"].float().cpu(), "labels": d["labels"].cpu(), "scores": d["scores"].float().cpu()}
+                )
+    return found
+
+
 def score(detections: Sequence[Detection], ground_truths: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Scores:
     """Score detections by COCO's rules: at most 100 an image and class, crowds neither hit nor miss (torchmetrics over pycocotools).
 

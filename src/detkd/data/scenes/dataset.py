@@ -36,16 +36,25 @@ class ScenesDataset(Dataset[Sample]):
         seed: scenes of different seeds have nothing in common.
         variant: one of VARIANTS.
         image_size: (height, width) in pixels.
+        cache: keep drawn scenes in memory. Do not write into a cached image.
 
     Raises:
         InputError: as :func:`draw_scene`, or a length below one. IndexError for an index outside the set.
     """
 
-    def __init__(self, length: int, seed: int = 0, variant: str = "main", image_size: tuple[int, int] = (96, 96)) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int = 0,
+        variant: str = "main",
+        image_size: tuple[int, int] = (96, 96),
+        cache: bool = False,
+    ) -> None:
         _, self.image_size = check_arguments(seed, variant, image_size)
         if length < 1:
             raise InputError(f"scenes: expected length >= 1, got {length}")
         self.length, self.seed, self.variant = length, seed, variant
+        self._cache: dict[int, Sample] | None = {} if cache else None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -59,8 +68,13 @@ class ScenesDataset(Dataset[Sample]):
         if not -self.length <= index < self.length:
             raise IndexError(f"scene {index} of {self.length}")
         index %= self.length
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
         scene = draw_scene(self.seed, index, variant=self.variant, image_size=self.image_size)
-        return Sample(image=scene.image, target=scene.target, image_id=index)
+        sample = Sample(image=scene.image, target=scene.target, image_id=index)
+        if self._cache is not None:
+            self._cache[index] = sample
+        return sample
 
 
 def write_coco(

@@ -1,0 +1,58 @@
+"""python -m detkd.distill: train a student against a frozen teacher, or on labels alone."""
+
+from __future__ import annotations
+
+import lightning
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from detkd.data.augment import Compose
+from detkd.detectors.checkpoint import fingerprint, save_checkpoint
+from detkd.distillation.module import DistillationModule
+from detkd.errors import InputError
+from detkd.runtime import build, data
+from detkd.runtime.run import claim, entry_point, output_dir, write_results
+
+
+@entry_point("distill")
+def main(cfg: DictConfig) -> dict[str, object]:
+    """Train; write student.safetensors and results.json into the run's folder."""
+    folder = output_dir()
+    claim(cfg, folder)
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    teacher = build.build_detector(cfg.teacher, "teacher")
+    classes = teacher.spec.classes if teacher is not None else data.classes_of(cfg)
+    student = build.build_detector(cfg.student, "student", classes)
+    if student is None:
+        raise InputError("student: expected a detector, like student=scenes, found none")
+    datamodule = data.build_datamodule(cfg, student, teacher)
+    module = DistillationModule(
+        student,
+        teacher,
+        build.build_loss(cfg.loss),
+        instantiate(cfg.optimizer),
+        Compose(build.build_list(cfg.augmentation)),
+        labels=cfg.labels,
+        label_threshold=cfg.label_threshold,
+        ema_decay=cfg.ema_decay,
+        ema_warmup=cfg.ema_warmup,
+        warmup_steps=cfg.warmup_steps,
+        final_lr_fraction=cfg.final_lr,
+        seed=cfg.seed,
+    )
+    trainer = build.build_trainer(cfg, [], folder)
+    trainer.fit(module, datamodule)
+    result = module.final_student("last" if cfg.select == "last" else "holdout")
+    results: dict[str, object] = {}
+    if trainer.is_global_zero:
+        scores = data.score_student(cfg, result, datamodule)
+        about = {"teacher_sha256": fingerprint(teacher) if teacher is not None else None, "steps": trainer.global_step}
+        save_checkpoint(result, folder / "student.safetensors", about | {"seed": cfg.seed, "scores": scores})
+        results = scores | {"student": "student.safetensors"} | about
+        write_results(folder, results)
+        print(f"student: {folder / 'student.safetensors'}\n{data.summary(scores)}")
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""From a composed config to objects. Only this package and the entry points see a DictConfig."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import lightning
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from detkd.detectors.protocol import Detector
+from detkd.errors import InputError
+from detkd.inversion.stage import Stage
+from detkd.losses.composite import Composite
+from detkd.runtime.strategy import IndependentDDP
+
+
+def build_detector(node: DictConfig | None, key: str, classes: Sequence[str] | None = None) -> Detector | None:
+    """The detector of a teacher, student or verifier node; None for an empty one.
+
+    classes: for a detector that names none of its own.
+    """
+    if not node:
+        return None
+    if "_target_" not in node:
+        raise InputError(f"{key}: expected a detector, found {OmegaConf.to_container(node)}")
+    extra = {"classes": tuple(classes)} if classes is not None and "classes" in node and node.classes is None else {}
+    if missing := sorted(str(k) for k in OmegaConf.missing_keys(node)):
+        raise InputError(f"{key}.{missing[0]}: expected a value on the command line, like {key}.{missing[0]}=FILE")
+    return cast(Detector, instantiate(node, **extra))
+
+
+def build_loss(node: DictConfig) -> Composite:
+    """The weighted sum of the terms under ``loss``; those of weight 0 are not even built."""
+    terms, weights = {}, {}
+    for name, term in node.items():
+        if term is None:
+            continue
+        settings = {k: v for k, v in term.items() if k != "weight"}
+        weight = float(term.get("weight", 1.0))
+        if weight != 0:
+            terms[str(name)] = instantiate(OmegaConf.create(settings))
+            weights[str(name)] = weight
+    if not terms:
+        raise InputError("loss: expected at least one term of non-zero weight, like loss=[detection,bn_stats,tv], found none")
+    return Composite(terms, weights)
+
+
+def build_list(node: DictConfig | None) -> list[Any]:
+    """The instances of a group of named nodes, in order; those set to null are left out."""
+    return [] if not node else [instantiate(item) for item in node.values() if item is not None]
+
+
+def build_stages(cfg: DictConfig) -> list[Stage]:
+    """The stages; ``resolution=`` or ``iterations=`` replace them by the first one with these values."""
+    stages = [stage for stage in cfg.stages if stage is not None]
+    if not stages:
+        raise InputError("stages: expected at least one stage, found none")
+    if cfg.resolution is not None or cfg.iterations is not None:
+        stages = stages[:1]
+    return [_build_stage(stage, cfg.resolution, cfg.iterations) for stage in stages]
+
+
+def _build_stage(node: DictConfig, resolution: Any, iterations: int | None) -> Stage:
+    known = {"resolution", "iterations", "optimizer", "final_lr", "weights"}
+    if unknown := sorted(set(map(str, node)) - known):
+        raise InputError(f"stages: expected the keys {sorted(known)}, found {unknown}")
+    side = node.resolution if resolution is None else resolution
+    size = (side, side) if isinstance(side, int) else tuple(side)
+    if len(size) != 2:
+        raise InputError(f"stages.resolution: expected a side or [height, width], found {list(size)}")
+    optimizer = instantiate(node.optimizer, _partial_=True, _convert_="all")
+    weights = cast(Mapping[str, float], OmegaConf.to_container(node.get("weights") or OmegaConf.create({})))
+    count = node.iterations if iterations is None else iterations
+    return Stage((int(size[0]), int(size[1])), int(count), optimizer, weights, float(node.get("final_lr", 0.0)))
+
+
+def build_trainer(
+    cfg: DictConfig, callbacks: Iterable[lightning.Callback], folder: Path, independent: bool = False, **settings: Any
+) -> lightning.Trainer:
+    """Lightning's Trainer.
+
+    independent: several processes work side by side and share nothing (inversion); else ``strategy: auto`` means DDP.
+    """
+    node = cfg.trainer
+    strategy = node.strategy
+    if independent and strategy == "auto" and several_processes(node.devices, node.num_nodes):
+        strategy = IndependentDDP()
+    loggers: list[Logger] = [instantiate(cfg.logger)] if cfg.get("logger") else []
+    return instantiate(
+        node,
+        strategy=strategy,
+        callbacks=[*build_list(cfg.get("callbacks")), *callbacks],
+        logger=loggers or False,
+        default_root_dir=str(folder),
+        **settings,
+    )
+
+
+def several_processes(devices: Any, num_nodes: int) -> bool:
+    """Whether Lightning will start more than one process for these settings."""
+    if num_nodes > 1:
+        return True
+    if devices in ("auto", -1, "-1"):
+        return torch.cuda.device_count() > 1
+    if isinstance(devices, int):
+        return devices > 1
+    items = devices.split(",") if isinstance(devices, str) else list(devices)
+    if isinstance(devices, str) and len(items) == 1:
+        return int(devices) > 1
+    return len([i for i in items if str(i).strip()]) > 1

@@ -1,0 +1,115 @@
+"""The data of a distillation: which set, which classes, and what the student is scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, open_dict
+
+from detkd.data.coco import CocoDataset
+from detkd.data.datamodule import DetectionDataModule
+from detkd.data.scenes import CLASSES
+from detkd.data.store import find_latest_store, holds_store, open_store
+from detkd.detectors.checkpoint import fingerprint
+from detkd.detectors.protocol import Detector
+from detkd.errors import InputError
+from detkd.evaluation.coco import Scores, detect, detect_images, score
+
+KEYS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "images")
+
+
+def classes_of(cfg: DictConfig) -> tuple[str, ...]:
+    """The class names of the data set, for a student that is told no others and has no teacher."""
+    if cfg.student.get("classes") is not None or "classes" not in cfg.student:
+        return ()
+    if "variant" in cfg.data:
+        return CLASSES[cfg.data.variant]
+    if cfg.data.root is None:
+        raise InputError("data.root: expected a folder of images with boxes to train on, found none")
+    return CocoDataset(cfg.data.root, cfg.data.annotations, image_size=(32, 32), resize="stretch").classes
+
+
+def build_datamodule(cfg: DictConfig, student: Detector, teacher: Detector | None) -> DetectionDataModule:
+    """The DataModule of ``cfg.data`` at the student's size.
+
+    Raises InputError when there is no set to train on (with the command that makes one), or a set of another teacher is
+    what ``data.root`` was left to find.
+    """
+    with open_dict(cfg):
+        if "root" in cfg.data and cfg.data.root is None:
+            cfg.data.root = str(_latest_set(teacher))
+    val: dict[str, Any] = {}
+    if cfg.select not in ("last", "holdout", "val"):
+        raise InputError(f"select: expected one of last, holdout, val, found {cfg.select!r}")
+    if cfg.select == "val":
+        if cfg.val.root is None:
+            raise InputError("select=val: expected images with boxes to choose by (val.root=DIR), found none")
+        val = {"val_root": cfg.val.root, "val_annotations": cfg.val.annotations}
+    if cfg.select == "holdout" and not cfg.data.holdout:
+        raise InputError("select=holdout: expected a fraction to hold out, like data.holdout=0.05, found none")
+    return instantiate(
+        cfg.data,
+        classes=student.spec.classes,
+        image_size=student.spec.image_size,
+        resize=student.spec.resize,
+        batch_size=cfg.batch_size,
+        seed=cfg.seed,
+        **val,
+    )
+
+
+def _latest_set(teacher: Detector | None) -> Path:
+    if teacher is None:
+        raise InputError("data.root: expected a folder of images with boxes to train on, found none")
+    found = find_latest_store("runs", fingerprint(teacher))
+    if found is None:
+        raise InputError(
+            "data.root: expected a folder, or a complete set made for this teacher under runs/, found none; "
+            "make one with: python -m detkd.invert teacher=... (the same teacher)"
+        )
+    return found
+
+
+def score_student(cfg: DictConfig, student: Detector, datamodule: DetectionDataModule) -> dict[str, Any]:
+    """COCO scores on ``val.root``, else on what was held out; None where there are no boxes to score on."""
+    if cfg.val.root is not None:
+        dataset = CocoDataset(
+            cfg.val.root,
+            cfg.val.annotations,
+            classes=student.spec.classes,
+            image_size=student.spec.image_size,
+            resize=student.spec.resize,
+        )
+        return _results(evaluate(student, dataset), str(cfg.val.root))
+    if cfg.data.holdout and datamodule.val_set is not None:
+        samples = [datamodule.val_set[i] for i in range(len(datamodule.val_set))]  # type: ignore[arg-type]
+        if all(sample["target"] is not None for sample in samples):
+            detections = detect_images(student, [sample["image"] for sample in samples])
+            return _results(score(detections, [s["target"] for s in samples], student.spec.classes), "held-out images")
+    return dict.fromkeys(KEYS) | {"scored_on": None}
+
+
+def evaluate(detector: Detector, dataset: CocoDataset, batch_size: int = 16, device: str = "cpu") -> Scores:
+    """Detect and score on a labelled set, in original pixels."""
+    detections = detect(detector, dataset, batch_size, device)
+    return score(detections, [dataset.ground_truth(i) for i in range(len(dataset))], detector.spec.classes)
+
+
+def _results(scores: Scores, scored_on: str) -> dict[str, Any]:
+    return {key: getattr(scores, key) for key in KEYS} | {"scored_on": scored_on}
+
+
+def summary(scores: Mapping[str, Any]) -> str:
+    """One line for the terminal."""
+    if scores["ap50"] is None:
+        return "not scored: no boxes to score on (val.root=DIR, or data.holdout=0.05 of a labelled set)"
+    return f"AP50 {scores['ap50']:.3f}, AP {scores['ap']:.3f} on {scores['images']} images ({scores['scored_on']})"
+
+
+def check_teacher_of(root: Path, teacher: Detector) -> None:
+    """Raise InputError when a store was made for another teacher."""
+    if holds_store(root) and open_store(root).teacher_sha256 != fingerprint(teacher):
+        raise InputError(f"{root}: expected a set made for this teacher, found one made for another")

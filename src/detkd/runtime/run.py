@@ -1,0 +1,166 @@
+"""Run an entry point: the folder it owns, its record, and its errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+import detkd
+from detkd.errors import InputError
+
+CONFIG_FILE = "config.yaml"
+RESULTS_FILE = "results.json"
+# Not what makes a run another run: where it writes, and on what it runs.
+ELSEWHERE = ("out", "trainer", "logger", "callbacks")
+
+
+def config_dir() -> Path:
+    """The absolute path of conf/: in the wheel it lies in the package, in a clone at the top."""
+    package = Path(detkd.__file__).resolve().parent
+    inside, beside = package / "conf", package.parents[1] / "conf"
+    return inside if inside.is_dir() else beside
+
+
+def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Decorate a task: compose its config, run it, and print a user's mistake as one message, without a traceback."""
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        def run(cfg: DictConfig) -> Any:
+            logging.captureWarnings(True)
+            quiet()
+            try:
+                prepare_multirun()
+                return task(cfg)
+            except InputError as error:
+                fail(error)
+            except InstantiationException as error:
+                cause = error.__cause__
+                if not isinstance(cause, (InputError, TypeError, ValueError)):
+                    raise
+                fail(cause if isinstance(cause, InputError) else error)
+            finally:
+                finish_multirun()
+
+        run.__module__, run.__name__ = task.__module__, config_name
+        return hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run)
+
+    return decorate
+
+
+def fail(error: Exception) -> None:
+    """Print the error and leave with status 2."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def quiet() -> None:
+    """Silence advice that is not about this run."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "Tip" not in r.getMessage())
+    for text in (".*isinstance.treespec.*", ".*in eval mode at the start of training.*", ".*no optimizer.*", ".*num_workers.*"):
+        warnings.filterwarnings("ignore", message=text)
+    warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
+    torch.set_float32_matmul_precision("high")
+
+
+def output_dir() -> Path:
+    """The folder of this run (in a multirun, of this job), absolute."""
+    return Path(HydraConfig.get().runtime.output_dir).resolve()
+
+
+def claim(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Make ``folder`` this run's and write its resolved config there; return the config.
+
+    The same run again is welcome. Raises InputError, naming the keys that differ, when the folder holds another run.
+    """
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(resolved, dict)
+    path = folder / CONFIG_FILE
+    mine = identity(resolved)
+    if path.is_file():
+        try:
+            there = identity(OmegaConf.to_container(OmegaConf.load(path)))
+        except Exception as error:
+            raise InputError(f"{path}: expected the config of a run, found {type(error).__name__}: {error}") from None
+        if keys := differing(there, mine):
+            raise InputError(f"{folder}: expected an empty folder or this run's, found another run; keys that differ: {keys}")
+    elif (folder / RESULTS_FILE).exists():
+        raise InputError(f"{folder}: expected an empty folder, found the results of another run")
+    write_text(path, OmegaConf.to_yaml(cfg, resolve=True))
+    return {str(k): v for k, v in resolved.items()}
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """The part of a resolved config that says which run it is, as plain json values."""
+    kept = {k: v for k, v in config.items() if k not in ELSEWHERE} if isinstance(config, dict) else {}
+    return json.loads(json.dumps(kept, default=str))
+
+
+def differing(there: Any, here: Any, key: str = "") -> list[str]:
+    """The dotted keys at which two configs differ."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = sorted(set(there) | set(here))
+        return [d for k in keys for d in differing(there.get(k), here.get(k), f"{key}.{k}" if key else str(k))]
+    return [] if there == here else [key]
+
+
+def write_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write results.json."""
+    write_text(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def prepare_multirun() -> None:
+    """Make Lightning's children run this job of a sweep, not the sweep.
+
+    Lightning starts DDP children with this process's arguments; in a sweep they must be the job's, and its folder.
+    """
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return
+    folder = str(output_dir())
+    config = cast(Any, HydraConfig.instance().cfg)
+    OmegaConf.set_readonly(config, False)
+    with open_dict(config):
+        config.hydra.run.dir = folder
+    sys.argv[1:] = list(task_overrides())
+
+
+def task_overrides() -> Sequence[str]:
+    """The overrides of this job."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def finish_multirun() -> None:
+    """Leave nothing of this job's process group for the next job of a sweep."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
