@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 from detkd.data.augment import Compose
 from detkd.detectors.checkpoint import fingerprint, save_checkpoint
 from detkd.distillation.module import DistillationModule
-from detkd.errors import InputError
 from detkd.runtime import build, data
 from detkd.runtime.run import claim, entry_point, output_dir, write_results
 
@@ -22,9 +21,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     teacher = build.build_detector(cfg.teacher, "teacher")
     classes = teacher.spec.classes if teacher is not None else data.classes_of(cfg)
-    student = build.build_detector(cfg.student, "student", classes)
-    if student is None:
-        raise InputError("student: expected a detector, like student=scenes, found none")
+    student = build.required(build.build_detector(cfg.student, "student", classes), "student")
     datamodule = data.build_datamodule(cfg, student, teacher)
     module = DistillationModule(
         student,

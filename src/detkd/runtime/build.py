@@ -34,6 +34,13 @@ def build_detector(node: DictConfig | None, key: str, classes: Sequence[str] | N
     return cast(Detector, instantiate(node, **extra))
 
 
+def required(detector: Detector | None, key: str) -> Detector:
+    """The detector, or an InputError that asks for one."""
+    if detector is None:
+        raise InputError(f"{key}: expected a detector, like {key}=scenes, found none")
+    return detector
+
+
 def build_loss(node: DictConfig) -> Composite:
     """The weighted sum of the terms under ``loss``; those of weight 0 are not even built."""
     terms, weights = {}, {}

@@ -81,8 +81,8 @@ def output_dir() -> Path:
     return Path(HydraConfig.get().runtime.output_dir).resolve()
 
 
-def claim(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Make ``folder`` this run's and write its resolved config there; return the config.
+def claim(cfg: DictConfig, folder: Path) -> None:
+    """Make ``folder`` this run's and write its resolved config there.
 
     The same run again is welcome. Raises InputError, naming the keys that differ, when the folder holds another run.
     """
@@ -99,8 +99,12 @@ def claim(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             raise InputError(f"{folder}: expected an empty folder or this run's, found another run; keys that differ: {keys}")
     elif (folder / RESULTS_FILE).exists():
         raise InputError(f"{folder}: expected an empty folder, found the results of another run")
-    write_text(path, OmegaConf.to_yaml(cfg, resolve=True))
-    return {str(k): v for k, v in resolved.items()}
+    record(cfg, folder)
+
+
+def record(cfg: DictConfig, folder: Path) -> None:
+    """Write the resolved config into the run's folder."""
+    write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def identity(config: Any) -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""The data set that an inversion writes: what its recipe is, and how good its images are as stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from detkd.data.store import StoreWriter
+from detkd.detectors.checkpoint import fingerprint
+from detkd.detectors.protocol import Detector
+from detkd.errors import InputError
+from detkd.evaluation.coco import ap50, detect_images
+from detkd.inversion.module import InversionModule
+from detkd.inversion.stage import Stage
+from detkd.structures import Target
+
+# What determines the images. The rest of the config says where, on what and how watched a run is.
+RECIPE = ("image", "loss", "layout", "augmentation", "n_images", "batch_size", "seed", "look_every", "fold", "channels_last")
+# What a run leaves beside its set.
+BESIDE = ("config.yaml", "results.json", "metrics.csv", "hparams.yaml", "pictures", "wandb", "*.log", "lightning_logs")
+
+
+def recipe(cfg: DictConfig, stages: Sequence[Stage]) -> dict[str, Any]:
+    """The resolved part of the config that determines the images, json-able."""
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(resolved, dict)
+    kept = {key: resolved[key] for key in RECIPE}
+    nodes = resolved["stages"][: len(stages)]
+    kept["stages"] = [
+        node | {"resolution": list(stage.resolution), "iterations": stage.iterations} for node, stage in zip(nodes, stages)
+    ]
+    return kept | {"teacher": resolved["teacher"], "precision": str(resolved["trainer"]["precision"])}
+
+
+def open_writer(cfg: DictConfig, folder: Path, teacher: Detector, stages: Sequence[Stage]) -> StoreWriter:
+    """The store in ``folder``: new, or the same run's to go on with. Raises InputError for another run's."""
+    return StoreWriter(
+        folder,
+        recipe(cfg, stages),
+        teacher.spec.classes,
+        stages[-1].resolution,
+        teacher_sha256=fingerprint(teacher),
+        seed=cfg.seed,
+        beside=BESIDE,
+    )
+
+
+def images_in(module: InversionModule) -> int:
+    """How many images the store already has."""
+    last = module.n_batches - 1
+    tail = module.n_images - last * module.batch_size
+    return sum(tail if index == last else module.batch_size for index in module.done)
+
+
+def score_images(writer: StoreWriter, n_shards: int, teacher: Detector, verifier: Detector | None) -> dict[str, float | None]:
+    """AP50 of the teacher, and of the verifier if there is one, on the 8-bit images as stored."""
+    shards = [writer.read_shard(index) for index in range(n_shards)]
+    images = [image for shard in shards for image in shard.images]
+    targets: list[Target] = [target for shard in shards for target in shard.targets]
+    scores: dict[str, float | None] = {"teacher_ap50": ap50(detect_images(teacher, images), targets), "verifier_ap50": None}
+    if verifier is not None:
+        scores["verifier_ap50"] = ap50(detect_images(verifier, images), _named(targets, teacher, verifier))
+    return scores
+
+
+def _named(targets: Sequence[Target], teacher: Detector, verifier: Detector) -> list[Target]:
+    """The targets in the verifier's labels. Raises InputError where it does not know a class of the teacher."""
+    if unknown := sorted(set(teacher.spec.classes) - set(verifier.spec.classes)):
+        raise InputError(f"verifier: expected a detector of the teacher's classes, found one without {unknown[:10]}")
+    order = [verifier.spec.classes.index(name) for name in teacher.spec.classes]
+    return [{"boxes": t["boxes"], "labels": t["labels"].new_tensor([order[i] for i in t["labels"].tolist()])} for t in targets]
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """One line for the terminal."""
+    verifier = "" if results["verifier_ap50"] is None else f", verifier AP50 {results['verifier_ap50']:.3f}"
+    speed = f"{results['seconds']:.0f} s, {results['images_per_second']:.3f} images/s"
+    return f"{results['images']} images, teacher AP50 {results['teacher_ap50']:.3f}{verifier}, {speed}"
