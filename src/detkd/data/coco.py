@@ -125,6 +125,10 @@ class CocoDataset(Dataset[Sample]):
             raise InputError(f"{self.root}: expected annotations, found images alone")
         return truth
 
+    def image_id(self, index: int) -> int:
+        """The json's id of image ``index``."""
+        return self.records[self._order[index]].image_id
+
     def _read(self, number: int) -> tuple[Tensor, Placement, tuple[int, int]]:
         if self._cache is not None and number in self._cache:
             return self._cache[number]

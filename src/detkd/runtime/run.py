@@ -121,9 +121,21 @@ def differing(there: Any, here: Any, key: str = "") -> list[str]:
     return [] if there == here else [key]
 
 
+def device_of(name: str) -> str:
+    """A device by name; "auto" is CUDA where there is one."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:
     """Write results.json."""
-    write_text(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
+    write_json(folder / RESULTS_FILE, results)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a json file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

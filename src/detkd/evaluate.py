@@ -1,0 +1,51 @@
+"""python -m detkd.evaluate: score a detector on a COCO json, or write its detections for images without labels."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from detkd.data.coco import CocoDataset
+from detkd.errors import InputError
+from detkd.evaluation.coco import coco_detections, detect, score
+from detkd.runtime import build
+from detkd.runtime.data import KEYS
+from detkd.runtime.run import claim, device_of, entry_point, output_dir, write_json, write_results, write_text
+
+
+@entry_point("evaluate")
+def main(cfg: DictConfig) -> dict[str, object]:
+    """Run the detector over the images; write results.json and a table, or detections.json where there are no labels."""
+    folder = output_dir()
+    claim(cfg, folder)
+    if cfg.data.root is None:
+        raise InputError("data.root: expected a folder of images, like data.root=DIR, found none")
+    detector = build.required(build.build_detector(cfg.teacher, "teacher"), "teacher")
+    dataset = CocoDataset(
+        cfg.data.root,
+        cfg.data.annotations,
+        classes=detector.spec.classes,
+        image_size=detector.spec.image_size,
+        resize=detector.spec.resize,
+        length=cfg.data.length,
+        on_unknown=cfg.data.on_unknown,
+        invalid_boxes=cfg.data.invalid_boxes,
+    )
+    detections = detect(detector, dataset, cfg.batch_size, device_of(cfg.device), cfg.data.num_workers)
+    image_ids = [dataset.image_id(i) for i in range(len(dataset))]
+    category_ids = dataset.category_ids or {label: label + 1 for label in range(len(detector.spec.classes))}
+    write_json(folder / "detections.json", coco_detections(detections, image_ids, category_ids))
+    results: dict[str, object] = dict.fromkeys(KEYS) | {"images": len(dataset)}
+    if dataset.labelled:
+        scores = score(detections, [dataset.ground_truth(i) for i in range(len(dataset))], detector.spec.classes)
+        results = scores.to_dict()
+        write_text(folder / "results.md", scores.markdown())
+        Console().print(scores.table(str(cfg.data.root)))
+    else:
+        print(f"no labels in {cfg.data.root}: wrote {folder / 'detections.json'}")
+    write_results(folder, results)
+    return results
+
+
+if __name__ == "__main__":
+    main()
