@@ -26,9 +26,7 @@ from typing import Any
 
 import lightning
 import torch
-from torch import nn
 
-from detkd.classes import canonical
 from detkd.data.augment import Compose as TrainCompose
 from detkd.data.augment import HorizontalFlip, HsvJitter
 from detkd.data.datamodule import DetectionDataModule

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from detkd.boxes import clip_xyxy
 from detkd.detectors.folding import TappedDetector
-from detkd.detectors.protocol import Detector
+from detkd.detectors.protocol import Detector, Sampling
 from detkd.errors import InputError
 from detkd.inversion.augment import Augmentation
 from detkd.inversion.image import Image, ImageFactory
@@ -179,6 +179,8 @@ class InversionModule(lightning.LightningModule):
                 {"boxes": t["boxes"].to(self.device), "labels": t["labels"].to(self.device)} for t in targets
             ]
             self.batch = Batch(work.batch, moved, generator)
+            if self._tapped is not None and isinstance(self._tapped.detector, Sampling):
+                self._tapped.detector.reseed(seed_of("sampling", self.seed, work.batch))
             image = self.image_factory.noise(count, stage.resolution, generator)
         else:
             assert self.batch is not None

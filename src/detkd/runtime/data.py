@@ -12,7 +12,7 @@ from omegaconf import DictConfig, open_dict
 from detkd.data.coco import CocoDataset
 from detkd.data.datamodule import DetectionDataModule
 from detkd.data.scenes import CLASSES
-from detkd.data.store import find_latest_store, holds_store, open_store
+from detkd.data.store import find_latest_store
 from detkd.detectors.checkpoint import fingerprint
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
@@ -107,9 +107,3 @@ def summary(scores: Mapping[str, Any]) -> str:
     if scores["ap50"] is None:
         return "not scored: no boxes to score on (val.root=DIR, or data.holdout=0.05 of a labelled set)"
     return f"AP50 {scores['ap50']:.3f}, AP {scores['ap']:.3f} on {scores['images']} images ({scores['scored_on']})"
-
-
-def check_teacher_of(root: Path, teacher: Detector) -> None:
-    """Raise InputError when a store was made for another teacher."""
-    if holds_store(root) and open_store(root).teacher_sha256 != fingerprint(teacher):
-        raise InputError(f"{root}: expected a set made for this teacher, found one made for another")
