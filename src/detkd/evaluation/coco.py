@@ -212,6 +212,7 @@ def _metric(iou_thresholds: list[float], class_metrics: bool) -> MeanAveragePrec
         max_detection_thresholds=MAX_DETECTIONS,
         class_metrics=class_metrics,
         backend="pycocotools",
+        sync_on_compute=False,  # one process scores all images while the others may be gone
     )
     metric.warn_on_many_detections = False  # COCO's limit is by image and class, and is meant
     return metric

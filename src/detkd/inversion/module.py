@@ -94,6 +94,8 @@ class InversionModule(lightning.LightningModule):
             raise InputError(f"expected n_images and batch_size of at least 1, got {n_images} and {batch_size}")
         if not stages:
             raise InputError("stages: expected at least one stage, got none")
+        if unknown := sorted({name for stage in stages for name in stage.weights} - set(loss.weights)):
+            raise InputError(f"stages.weights: expected terms of the loss, {sorted(loss.weights)}, got {unknown}")
         self.automatic_optimization = False
         teacher.eval().requires_grad_(False)
         self.teacher = teacher

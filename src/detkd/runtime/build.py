@@ -30,7 +30,7 @@ def build_detector(node: DictConfig | None, key: str, classes: Sequence[str] | N
         raise InputError(f"{key}: expected a detector, found {OmegaConf.to_container(node)}")
     extra = {"classes": tuple(classes)} if classes is not None and "classes" in node and node.classes is None else {}
     if missing := sorted(str(k) for k in OmegaConf.missing_keys(node)):
-        raise InputError(f"{key}.{missing[0]}: expected a value on the command line, like {key}.{missing[0]}=FILE")
+        raise InputError(f"{missing[0]}: expected a value on the command line, like {missing[0]}=FILE")
     return cast(Detector, instantiate(node, **extra))
 
 
@@ -97,6 +97,8 @@ def build_trainer(
     strategy = node.strategy
     if independent and strategy == "auto" and several_processes(node.devices, node.num_nodes):
         strategy = IndependentDDP()
+        # the module gives each process its batches; Lightning would split each share once more
+        settings["use_distributed_sampler"] = False
     loggers: list[Logger] = [instantiate(cfg.logger)] if cfg.get("logger") else []
     return instantiate(
         node,

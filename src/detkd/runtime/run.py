@@ -161,7 +161,7 @@ def prepare_multirun() -> None:
         return
     folder = str(output_dir())
     config = cast(Any, HydraConfig.instance().cfg)
-    OmegaConf.set_readonly(config, False)
+    OmegaConf.set_readonly(config.hydra, False)  # Hydra sets the flag on this node
     with open_dict(config):
         config.hydra.run.dir = folder
     sys.argv[1:] = list(task_overrides())
