@@ -62,7 +62,11 @@ class TinyDetector(nn.Module):
         )
 
     def loss(self, prediction: Prediction, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Parts "box" (GIoU), "obj", "cls" (BCE), each summed over cells, mean over images. A box belongs to the cell of its centre."""
+        """Parts "box" (GIoU), "obj", "cls" (BCE), each summed over cells, mean over images. A box belongs to the cell of its centre.
+
+        A box without area is no object.
+        """
+        targets = [_solid(target) for target in targets]
         raw = {name: value.float() for name, value in prediction.raw.items()}
         (_, columns, _), images = prediction.sizes[0], len(prediction)
         boxes = torch.cat([t["boxes"] for t in targets]).to(raw["box"])  # (n, 4)
@@ -82,6 +86,7 @@ class TinyDetector(nn.Module):
         }
         return {name: value / images for name, value in sums.items()}
 
+    @torch.no_grad()
     def decode(self, prediction: Prediction) -> list[Detection]:
         boxes = clip_xyxy(self._boxes_xyxy(prediction), prediction.image_size)  # (B, N, 4)
         scores = prediction.raw["obj"].float().sigmoid() * prediction.raw["cls"].float().sigmoid()  # (B, N, C)
@@ -157,6 +162,11 @@ class InPlace:
 
     def undo_xyxy(self, boxes_xyxy: Tensor, original_size: tuple[int, int]) -> Tensor:
         return clip_xyxy(boxes_xyxy, original_size)
+
+
+def _solid(target: Target) -> Target:
+    keep = (target["boxes"][:, 2:] > target["boxes"][:, :2]).all(dim=1)
+    return {"boxes": target["boxes"][keep], "labels": target["labels"][keep]}
 
 
 def _conv_bn(channels_in: int, channels_out: int) -> nn.Sequential:

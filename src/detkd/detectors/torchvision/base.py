@@ -77,7 +77,8 @@ def in_float(values: Tensor) -> Tensor:
 def head_targets(targets: Sequence[Target], labels: HeadLabels, like: Tensor) -> list[dict[str, Tensor]]:
     """Targets as torchvision wants them: boxes (n, 4) in the type of ``like``, labels as columns of its head.
 
-    Raises ValueError on boxes without area and on labels that are not int64 or out of range, naming the target.
+    A box without area is no object and is left out; torchvision's own losses would divide by its sides.
+    Raises ValueError on labels that are not int64 or out of range, naming the target.
     """
     out = []
     for i, target in enumerate(targets):
@@ -85,12 +86,10 @@ def head_targets(targets: Sequence[Target], labels: HeadLabels, like: Tensor) ->
         classes = target["labels"].to(like.device)
         if classes.dtype != torch.int64:
             raise ValueError(f"expected int64 labels, got {classes.dtype} in target {i}")
-        flat = ~(boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        if flat.any():
-            raise ValueError(f"expected boxes of positive width and height, got {boxes[flat][0].tolist()} in target {i}")
         if classes.numel() and not (int(classes.min()) >= 0 and int(classes.max()) < len(labels.classes)):
             raise ValueError(f"expected labels from 0 to {len(labels.classes) - 1}, got {classes.tolist()} in target {i}")
-        out.append({"boxes": boxes, "labels": labels.to_columns(classes)})
+        solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # (n,)
+        out.append({"boxes": boxes[solid], "labels": labels.to_columns(classes[solid])})
     return out
 
 
