@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -47,19 +48,32 @@ class _BatchStatistics(torch.autograd.Function):
 
 
 class Tap(nn.Module):
-    """Pass the input through and keep its statistics until they are read; ``norm`` (optional) comes after the look."""
+    """Pass the input through and keep its statistics until they are read; ``norm`` (optional) comes after the look.
+
+    A tap that is ``watching`` keeps its input and its version; ``copying`` hands on a copy, where what follows writes into it.
+    """
 
     def __init__(self, norm: nn.Module | None = None) -> None:
         super().__init__()
         self.norm = norm
         self.seen: list[tuple[Tensor, Tensor, int]] = []
-        self.listening = False
+        self.watched: list[tuple[Tensor, int]] = []
+        self.listening = self.watching = self.copying = False
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.watching:
+            self.watched.append((x, x._version))
         if self.listening:
             x, mean, var = _BatchStatistics.apply(x)
             self.seen.append((mean, var, x.numel() // x.shape[1]))
+            if self.copying:
+                x = x.clone()
         return x if self.norm is None else self.norm(x)
+
+    def stop_watching(self) -> None:
+        """Copy from now on if anything that was watched has been written to since (``out += identity`` of a ResNet)."""
+        self.copying = any(x._version != version for x, version in self.watched)
+        self.watched, self.watching = [], False
 
     def read(self) -> tuple[Tensor, Tensor]:
         """Mean and variance pooled over all passes since the last read."""
@@ -94,7 +108,7 @@ class TappedDetector:
             channels_last = grouped or device.type == "cuda"
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         norms = self.detector.norms()
-        pairs = _paired_convolutions(self.detector, norms) if fold else {}
+        pairs = _paired_convolutions(self.detector, norms) if fold and norms else {}
         self._taps: list[tuple[Norm, Tap, bool]] = []
         for norm in norms:
             conv = pairs.get(norm.name)
@@ -108,6 +122,8 @@ class TappedDetector:
             parent, _, name = norm.name.rpartition(".")
             setattr(cast(nn.Module, self.detector).get_submodule(parent), name, tap)
         self.detector.to(memory_format=self.memory_format)
+        if norms:  # without any there is nothing to look for, and SSD300 takes no image as small as the probe
+            self._find_writers()
 
     @property
     def folded(self) -> int:
@@ -138,6 +154,21 @@ class TappedDetector:
         """Prediction alone; nothing is recorded."""
         return self.detector(images.contiguous(memory_format=self.memory_format))
 
+    @torch.no_grad()
+    def _find_writers(self) -> None:
+        for _, tap, _ in self._taps:
+            tap.watching = True
+        self(_probe(self.detector))
+        for _, tap, _ in self._taps:
+            tap.stop_watching()
+
+
+def _probe(detector: Detector) -> Tensor:
+    """One blank image, small, of a size that strides of 32 divide."""
+    parameter = next(detector.parameters())
+    height, width = (min(128, math.ceil(s / 32) * 32) for s in detector.spec.image_size)
+    return torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
+
 
 def _folds_well(norm: Norm) -> bool:
     """Whether the norm's input can be read back from its output: no channel with a scale lost beside its shift."""
@@ -152,16 +183,18 @@ def _fold(conv: nn.Conv2d, norm: Norm) -> None:
         conv.bias = nn.Parameter((bias - norm.mean) * gain + norm.bias, requires_grad=False)
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def _paired_convolutions(detector: Detector, norms: Sequence[Norm]) -> dict[str, nn.Conv2d]:
     """Convolutions whose output goes into one norm and nowhere else, by the norm's name; found by one probe forward."""
     made_by: dict[int, nn.Conv2d] = {}
+    nodes: list[tuple[nn.Conv2d, Any]] = []
     kept: list[Tensor] = []  # alive, so that no two outputs share an id
     read_by: dict[int, list[str]] = {}
     handles = []
 
     def note_conv(conv: nn.Module, _: Any, output: Tensor) -> None:
         made_by[id(output)] = cast(nn.Conv2d, conv)
+        nodes.append((cast(nn.Conv2d, conv), output.grad_fn))
         kept.append(output)
 
     def note_norm(name: str) -> Any:
@@ -176,13 +209,13 @@ def _paired_convolutions(detector: Detector, norms: Sequence[Norm]) -> dict[str,
             handles.append(module.register_forward_hook(note_conv))
     handles += [norm.module.register_forward_pre_hook(note_norm(norm.name)) for norm in norms]
     try:
-        parameter = next(detector.parameters())
-        height, width = (min(128, math.ceil(s / 32) * 32) for s in detector.spec.image_size)
-        detector(torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype))
+        prediction = detector(_probe(detector).requires_grad_())
     finally:
         for handle in handles:
             handle.remove()
 
+    uses = _count_uses([prediction.raw, prediction.features, prediction.state])
+    branching = {id(conv) for conv, node in nodes if uses[node] != 1}
     readers: dict[int, set[str]] = {}
     for output, conv in made_by.items():
         readers.setdefault(id(conv), set()).update(read_by.get(output, [""]))
@@ -194,5 +227,30 @@ def _paired_convolutions(detector: Detector, norms: Sequence[Norm]) -> dict[str,
     return {
         name: convs[source]
         for name, found in sources.items()
-        if len(found) == 1 and (source := next(iter(found))) in convs and readers[source] == {name}
+        if len(found) == 1 and (source := next(iter(found))) in convs and readers[source] == {name} and source not in branching
     }
+
+
+def _count_uses(outputs: Any) -> Counter[Any]:
+    """How often the result of each node of the autograd graph above ``outputs`` (nested) is used; an output is one use."""
+    uses: Counter[Any] = Counter()
+    waiting: list[Any] = []
+
+    def use(node: Any) -> None:
+        if node is not None:
+            if node not in uses:
+                waiting.append(node)
+            uses[node] += 1
+
+    def collect(value: Any) -> None:
+        if isinstance(value, Tensor):
+            use(value.grad_fn)
+        elif isinstance(value, (dict, list, tuple)):
+            for item in value.values() if isinstance(value, dict) else value:
+                collect(item)
+
+    collect(outputs)
+    while waiting:
+        for node, _ in waiting.pop().next_functions:
+            use(node)
+    return uses
