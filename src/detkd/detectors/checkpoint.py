@@ -109,16 +109,26 @@ def load_checkpoint(path: File | str | Path, detector: Detector | None = None) -
         detector = _build(found, description)
     with safe_open(str(found), framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    try:
-        detector.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise InputError(f"{found}: expected the weights of its own description, found others: {error}") from None
+    expected = detector.state_dict()
+    # Compared first: load_state_dict would copy what fits before it finds what does not.
+    differing = [n for n in sorted(set(expected) | set(state)) if _shape_in(expected, n) != _shape_in(state, n)]
+    if differing:
+        name = differing[0]
+        raise InputError(
+            f"{found}: expected the weights of a {type(detector).__name__} as described, found others: {len(differing)} differ, "
+            f"the first is {name}: expected {_shape_in(expected, name)}, found {_shape_in(state, name)}"
+        )
+    detector.load_state_dict(state, strict=True)
     return detector
+
+
+def _shape_in(state: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...] | str:
+    return tuple(state[name].shape) if name in state else "nothing"
 
 
 def _build(path: Path, description: Mapping[str, Any]) -> Detector:
     name, arguments = description.get("architecture"), description.get("arguments")
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise InputError(
             f"{path}: expected an architecture of {sorted(ARCHITECTURES)}, found {name!r}; "
             "a detector of your own is built by you and passed as load_checkpoint(path, detector=...)"
@@ -128,8 +138,8 @@ def _build(path: Path, description: Mapping[str, Any]) -> Detector:
     architecture = getattr(importlib.import_module(ARCHITECTURES[name]), name)
     try:
         return cast(Detector, architecture(**arguments))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: {name} cannot be built from its description: {error}") from None
+    except Exception as error:  # a constructor may raise anything when its arguments are of another type than it expects
+        raise InputError(f"{path}: {name} cannot be built from its description: {type(error).__name__}: {error}") from None
 
 
 def fingerprint(detector: Detector) -> str:

@@ -56,8 +56,13 @@ class File:
         advice = f"download {self.url} yourself and put it at {destination}"
         if not self.url.startswith(("https://", "http://", "file://")):
             raise InputError(f"{self.name}: expected an http(s) URL, got {self.url!r}")
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=destination.parent, prefix=destination.name, suffix=".part")
+        try:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=destination.parent, prefix=destination.name, suffix=".part")
+        except OSError as error:
+            raise InputError(
+                f"{self.name}: found in none of {looked}; {destination.parent} is not writable ({error.strerror})"
+            ) from None
         try:
             with os.fdopen(handle, "wb") as file, urllib.request.urlopen(self.url, timeout=60) as response:
                 shutil.copyfileobj(response, file)
