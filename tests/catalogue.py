@@ -1,0 +1,101 @@
+"""One catalogue of small detectors and of all loss terms, which drives the generic tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detkd_tests_doubles import TinyDetector  # put there by conftest.py
+from torch import Tensor, nn
+
+from detkd.detectors.darknet.detector import from_cfg, yolov3, yolov3_tiny
+from detkd.detectors.files import read_names
+from detkd.detectors.torchvision import FCOS, SSD, FasterRCNN, RetinaNet
+from detkd.losses.bn_stats import BatchNormStatistics
+from detkd.losses.detection import DetectionLoss
+from detkd.losses.mimic import Mimic
+from detkd.losses.pixel_l2 import PixelL2
+from detkd.losses.tv import TotalVariation
+from detkd.structures import Target
+
+CLASSES = ("cat", "dog", "kite")
+QUARTER: dict[str, Any] = {"classes": CLASSES, "image_size": (64, 64), "backbone": "resnet18", "channels": 48, "width": 0.25}
+SMALL_ROI: dict[str, Any] = {"roi_width": 64, "rois": 32, "train_proposals": 64, "proposals": 32, "anchor_size": 8}
+LOW: dict[str, Any] = {"score_threshold": 0.001}  # below the scores of random heads, so that decode has something to sort
+SHARED_CFG = Path(os.environ.get("DETKD_SHARED", "../shared")) / "weights" / "yolo-fastest-1.1.cfg"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A detector to build. folds: whether it has convolutions with a BatchNorm behind them. needs: a file, or nothing."""
+
+    build: Callable[[], Any]
+    folds: bool = True
+    needs: Path | None = None
+
+
+DETECTORS: dict[str, Case] = {
+    "double": Case(lambda: TinyDetector(CLASSES, **LOW)),
+    "yolov3_tiny": Case(lambda: yolov3_tiny(CLASSES, (64, 64), width=0.25)),
+    "yolov3": Case(lambda: yolov3(CLASSES, (64, 64), width=0.125)),
+    "yolov3_spp": Case(lambda: yolov3(CLASSES, (64, 64), width=0.125, spp=True)),
+    "yolo_fastest": Case(
+        lambda: from_cfg(SHARED_CFG, read_names(SHARED_CFG.parent / "coco.names"), (64, 64)), needs=SHARED_CFG
+    ),
+    "ssdlite": Case(lambda: SSD("ssdlite320_mobilenet_v3_large", CLASSES, (96, 96), **LOW)),
+    "retinanet_r18": Case(lambda: RetinaNet(anchor_size=8, **QUARTER, **LOW)),
+    "fcos_r18": Case(lambda: FCOS(**QUARTER, **LOW)),
+    "fcos_r18_frozen": Case(lambda: FCOS(frozen_norms=True, **QUARTER, **LOW)),
+    "faster_rcnn_r18": Case(lambda: FasterRCNN(**SMALL_ROI, **QUARTER, **LOW)),
+}
+
+TERMS: dict[str, Callable[[], Any]] = {
+    "detection": DetectionLoss,
+    "bn_stats_kl": lambda: BatchNormStatistics("kl"),
+    "bn_stats_l2": lambda: BatchNormStatistics("l2"),
+    "tv": TotalVariation,
+    "pixel_l2": PixelL2,
+    "mimic": Mimic,
+}
+
+
+def build(name: str, seed: int = 0) -> Any:
+    """The detector of that name in eval mode: random weights, norms that have seen a batch and have an affine map of their own."""
+    torch.manual_seed(seed)
+    detector = DETECTORS[name].build()
+    if hasattr(detector, "score_threshold"):
+        detector.score_threshold = LOW["score_threshold"]
+    norms = [m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, 0, 0.2)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        detector.train()(images_for(detector, 8, seed=seed + 100))
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    return detector.eval()
+
+
+def images_for(detector: Any, count: int = 2, seed: int = 1) -> Tensor:
+    """(count, 3, H, W) random images in [0, 1] of the detector's size."""
+    return torch.rand(count, 3, *detector.spec.image_size, generator=torch.Generator().manual_seed(seed))
+
+
+def target(*rows: tuple[float, float, float, float, int]) -> Target:
+    """A target from rows x1, y1, x2, y2, label; of no rows, an image without objects."""
+    boxes = torch.tensor([row[:4] for row in rows], dtype=torch.float32).reshape(-1, 4)
+    return {"boxes": boxes, "labels": torch.tensor([row[4] for row in rows], dtype=torch.int64)}
+
+
+def loss_of(detector: Any, prediction: Any, targets: list[Target]) -> dict[str, Tensor]:
+    """The loss with any sampling started afresh, so that two losses can be compared."""
+    if hasattr(detector, "reseed"):
+        detector.reseed(0)
+    return detector.loss(prediction, targets)
