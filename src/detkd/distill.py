@@ -17,7 +17,6 @@ from detkd.runtime.run import claim, entry_point, output_dir, write_results
 def main(cfg: DictConfig) -> dict[str, object]:
     """Train; write student.safetensors and results.json into the run's folder."""
     folder = output_dir()
-    claim(cfg, folder)
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     teacher = build.build_detector(cfg.teacher, "teacher")
     classes = teacher.spec.classes if teacher is not None else data.classes_of(cfg)
@@ -37,6 +36,9 @@ def main(cfg: DictConfig) -> dict[str, object]:
         final_lr_fraction=cfg.final_lr,
         seed=cfg.seed,
     )
+    module.setup("fit")
+    # only now, when every part is known to fit, is the folder touched
+    claim(cfg, folder)
     trainer = build.build_trainer(cfg, [], folder)
     trainer.fit(module, datamodule)
     result = module.final_student("last" if cfg.select == "last" else "holdout")

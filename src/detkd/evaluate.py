@@ -17,7 +17,6 @@ from detkd.runtime.run import claim, device_of, entry_point, output_dir, write_j
 def main(cfg: DictConfig) -> dict[str, object]:
     """Run the detector over the images; write results.json and a table, or detections.json where there are no labels."""
     folder = output_dir()
-    claim(cfg, folder)
     if cfg.data.root is None:
         raise InputError("data.root: expected a folder of images, like data.root=DIR, found none")
     detector = build.required(build.build_detector(cfg.teacher, "teacher"), "teacher")
@@ -31,6 +30,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
         on_unknown=cfg.data.on_unknown,
         invalid_boxes=cfg.data.invalid_boxes,
     )
+    claim(cfg, folder)
     detections = detect(detector, dataset, cfg.batch_size, device_of(cfg.device), cfg.data.num_workers)
     image_ids = [dataset.image_id(i) for i in range(len(dataset))]
     category_ids = dataset.category_ids or {label: label + 1 for label in range(len(detector.spec.classes))}

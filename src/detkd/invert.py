@@ -21,8 +21,8 @@ def main(cfg: DictConfig) -> dict[str, object]:
     folder = output_dir()
     teacher = build.required(build.build_detector(cfg.teacher, "teacher"), "teacher")
     verifier = build.build_detector(cfg.verifier, "verifier")
+    store.check_verifier(teacher, verifier)
     stages = build.build_stages(cfg)
-    writer = store.open_writer(cfg, folder, teacher, stages)
     module = InversionModule(
         teacher,
         instantiate(cfg.image),
@@ -33,12 +33,14 @@ def main(cfg: DictConfig) -> dict[str, object]:
         n_images=cfg.n_images,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
-        done=sorted(writer.finished()),
         look_every=cfg.look_every,
         check_every=cfg.log_every,
         fold=cfg.fold,
         channels_last=cfg.channels_last,
     )
+    # only now, when every part is known to fit, is the folder touched
+    writer = store.open_writer(cfg, folder, teacher, stages)
+    module.done = writer.finished()
     trainer = build.build_trainer(cfg, [StoreCallback(writer, module.n_batches)], folder, independent=True, max_epochs=1)
     record(cfg, folder)
     start = time.perf_counter()
@@ -48,8 +50,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
     results: dict[str, object] = {}
     if trainer.is_global_zero:
         scores = store.score_images(writer, module.n_batches, teacher, verifier)
-        results = scores | {"images": cfg.n_images, "seconds": seconds, "images_per_second": made / seconds}
-        results |= {"teacher_sha256": fingerprint(teacher)}
+        results = scores | store.speed(folder, cfg.n_images, made, seconds) | {"teacher_sha256": fingerprint(teacher)}
         write_results(folder, results)
         print(f"{folder}: {store.summary(results)}")
     return results

@@ -9,6 +9,7 @@ from typing import Any, cast
 import lightning
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
@@ -100,10 +101,14 @@ def build_trainer(
         # the module gives each process its batches; Lightning would split each share once more
         settings["use_distributed_sampler"] = False
     loggers: list[Logger] = [instantiate(cfg.logger)] if cfg.get("logger") else []
+    watchers = [*build_list(cfg.get("callbacks")), *callbacks]
+    if "enable_progress_bar" not in node:
+        # Lightning puts a bar where there is none
+        settings["enable_progress_bar"] = any(isinstance(watcher, ProgressBar) for watcher in watchers)
     return instantiate(
         node,
         strategy=strategy,
-        callbacks=[*build_list(cfg.get("callbacks")), *callbacks],
+        callbacks=watchers,
         logger=loggers or False,
         default_root_dir=str(folder),
         **settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from detkd.errors import InputError
 from detkd.evaluation.coco import ap50, detect_images
 from detkd.inversion.module import InversionModule
 from detkd.inversion.stage import Stage
+from detkd.runtime.run import RESULTS_FILE
 from detkd.structures import Target
 
 # What determines the images. The rest of the config says where, on what and how watched a run is.
@@ -66,10 +68,26 @@ def score_images(writer: StoreWriter, n_shards: int, teacher: Detector, verifier
     return scores
 
 
+def speed(folder: Path, images: int, made: int, seconds: float) -> dict[str, Any]:
+    """How fast the images were made; where this run made none, what the run that did has put into results.json."""
+    if made == 0:
+        try:
+            before = json.loads((folder / RESULTS_FILE).read_bytes())
+            return {key: before[key] for key in ("images", "seconds", "images_per_second")}
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # it was interrupted before it could
+    return {"images": images, "seconds": seconds, "images_per_second": made / seconds}
+
+
+def check_verifier(teacher: Detector, verifier: Detector | None) -> None:
+    """Raise InputError where the verifier does not know a class of the teacher."""
+    if verifier is not None and (unknown := sorted(set(teacher.spec.classes) - set(verifier.spec.classes))):
+        raise InputError(f"verifier: expected a detector of the teacher's classes, found one without {unknown[:10]}")
+
+
 def _named(targets: Sequence[Target], teacher: Detector, verifier: Detector) -> list[Target]:
     """The targets in the verifier's labels. Raises InputError where it does not know a class of the teacher."""
-    if unknown := sorted(set(teacher.spec.classes) - set(verifier.spec.classes)):
-        raise InputError(f"verifier: expected a detector of the teacher's classes, found one without {unknown[:10]}")
+    check_verifier(teacher, verifier)
     order = [verifier.spec.classes.index(name) for name in teacher.spec.classes]
     return [{"boxes": t["boxes"], "labels": t["labels"].new_tensor([order[i] for i in t["labels"].tolist()])} for t in targets]
 
