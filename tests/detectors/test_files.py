@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from detkd.detectors.files import File, cache_dir, locate, read_names, read_text, sha256_of, shared_weights_dir
+from detkd.detectors.files import File, cache_dir, locate, read_names, read_text, shared_weights_dir
+from detkd.disk import sha256_of
 from detkd.errors import InputError
 
 CONTENT = b"weights"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detkd.boxes import area_xyxy, clip_xyxy, xywh_to_xyxy, xyxy_to_xywh
 from detkd.classes import canonical
-from detkd.data.disk import parse_json
+from detkd.disk import parse_json
 from detkd.errors import InputError
 from detkd.structures import Target
 

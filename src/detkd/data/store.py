@@ -26,7 +26,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from detkd.data.annotations import coco_json
-from detkd.data.disk import create_file, differences, dump_json, parse_json, read_checked, replace_file, sha256
+from detkd.disk import create_file, differences, dump_json, parse_json, read_checked, replace_file, sha256
 from detkd.errors import InputError
 from detkd.structures import Target
 

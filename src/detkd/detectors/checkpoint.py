@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +18,7 @@ from safetensors.torch import save_file
 
 from detkd.detectors.files import File, locate
 from detkd.detectors.protocol import Detector
+from detkd.disk import replacing
 from detkd.errors import InputError
 
 FORMAT = "detkd.detector"
@@ -59,15 +58,9 @@ def save_checkpoint(
         "spec": detector.spec.to_dict(),
         "about": dict(about or {}),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
-    try:
+    with replacing(path) as temporary:
         save_file(state, temporary, metadata={"detkd": json.dumps(description, sort_keys=True)})
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        temporary.chmod(0o644)  # safetensors makes it private
 
 
 def read_description(path: Path) -> dict[str, Any]:

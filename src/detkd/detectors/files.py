@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from detkd.classes import canonical
+from detkd.disk import replacing, sha256_of
 from detkd.errors import InputError
 
 
@@ -58,23 +57,20 @@ class File:
             raise InputError(f"{self.name}: expected an http(s) URL, got {self.url!r}")
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=destination.parent, prefix=destination.name, suffix=".part")
         except OSError as error:
             raise InputError(
                 f"{self.name}: found in none of {looked}; {destination.parent} is not writable ({error.strerror})"
             ) from None
         try:
-            with os.fdopen(handle, "wb") as file, urllib.request.urlopen(self.url, timeout=60) as response:
-                shutil.copyfileobj(response, file)
-            found = sha256_of(Path(temporary))
-            if self.sha256 is not None and found != self.sha256:
-                raise InputError(f"{self.url}: expected content with sha256 {self.sha256}, found {found}; nothing was kept")
-            os.replace(temporary, destination)
+            with replacing(destination) as temporary:
+                with temporary.open("wb") as file, urllib.request.urlopen(self.url, timeout=60) as response:
+                    shutil.copyfileobj(response, file)
+                found = sha256_of(temporary)
+                if self.sha256 is not None and found != self.sha256:
+                    raise InputError(f"{self.url}: expected content with sha256 {self.sha256}, found {found}; nothing was kept")
         except (urllib.error.URLError, OSError) as error:
             reason = getattr(error, "reason", error)
             raise InputError(f"{self.name}: found in none of {looked}, and the download failed ({reason}); {advice}") from None
-        finally:
-            Path(temporary).unlink(missing_ok=True)
         return destination
 
 
@@ -100,12 +96,3 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: expected a readable text file, found {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: expected a text file, found binary data") from None
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's content."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -14,6 +14,7 @@ from PIL import Image as PilImage
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes, make_grid
 
+from detkd.disk import replace_file
 from detkd.inversion.module import InversionModule
 from detkd.inversion.stage import Work
 from detkd.inversion.writer import quantise
@@ -46,10 +47,7 @@ def save_picture(picture: Tensor, path: Path) -> None:
     """Write a uint8 (3, h, w) picture as PNG, whole or not at all."""
     buffer = io.BytesIO()
     PilImage.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(buffer, format="PNG")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(buffer.getvalue())
-    temporary.replace(path)
+    replace_file(path, buffer.getvalue())
 
 
 class PictureCallback(lightning.Callback):

@@ -6,9 +6,7 @@ A convolution stores its biases (with batch norm: beta, gamma, running mean, run
 
 from __future__ import annotations
 
-import os
 import struct
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from detkd.detectors.darknet.network import ConvBlock, Darknet
+from detkd.disk import replacing
 from detkd.errors import InputError
 
 DEFAULT_HEADER = struct.pack("<iiiq", 0, 2, 5, 0)
@@ -48,18 +47,10 @@ def read_weights(network: Darknet, path: Path) -> bytes:
 def write_weights(network: Darknet, path: Path, header: bytes = DEFAULT_HEADER) -> None:
     """Write ``network`` as a .weights file, atomically. With the header that was read, a file comes back bit for bit."""
     tensors = [t for block in network.conv_blocks() for t in _tensors(block)]
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(header)
-            for tensor in tensors:
-                file.write(tensor.detach().cpu().contiguous().numpy().astype("<f4").tobytes())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+        file.write(header)
+        for tensor in tensors:
+            file.write(tensor.detach().cpu().contiguous().numpy().astype("<f4").tobytes())
 
 
 def _header_size(content: bytes, path: Path) -> int:

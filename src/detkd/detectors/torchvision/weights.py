@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
-from detkd.detectors.files import cache_dir, sha256_of, shared_weights_dir
+from detkd.detectors.files import cache_dir, shared_weights_dir
+from detkd.disk import sha256_of
 from detkd.errors import InputError
 
 

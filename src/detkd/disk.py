@@ -7,6 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +55,42 @@ def read_checked(path: Path, expected: str) -> bytes:
     return content
 
 
-def _temporary(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    temporary.write_bytes(content)
-    return temporary
+def sha256_of(path: Path) -> str:
+    """Hexadecimal checksum of a file's content, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path beside ``path`` to write to; it takes the place of ``path`` when the block ends well, else it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file whole, in place of the one that is there."""
-    os.replace(_temporary(path, content), path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def create_file(path: Path, content: bytes) -> None:
     """Write a file whole unless there is one; of several processes one wins."""
-    temporary = _temporary(path, content)
+    temporary = _beside(path)
     try:
+        temporary.write_bytes(content)
         os.link(temporary, path)
     except FileExistsError:
         pass
