@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from detkd.data.disk import create_file, differences, dump_json, parse_json, read_checked, replace_file, sha256
+from detkd.disk import create_file, differences, dump_json, parse_json, read_checked, replace_file, sha256
 from detkd.errors import InputError
 
 

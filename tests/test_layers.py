@@ -7,15 +7,16 @@ from pathlib import Path
 
 import detkd
 
-# structures, ... -> detectors, losses, data -> inversion, distillation, evaluation -> runtime -> entry points (all other modules)
+# errors -> structures, ... -> detectors, losses, data -> inversion, distillation, evaluation -> runtime -> entry points (all other modules)
 ORDER = [
-    {"structures", "boxes", "classes", "errors"},
+    {"errors"},
+    {"structures", "boxes", "classes", "disk"},
     {"detectors", "losses", "data", "assets"},
     {"inversion", "distillation", "evaluation"},
     {"runtime"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-TOGETHER = {1}  # a loss reads a detector, a detector's test data is drawn: one level
+TOGETHER = {2}  # a loss reads a detector, a detector's test data is drawn: one level
 ROOT = Path(detkd.__file__).parent
 
 
