@@ -19,7 +19,6 @@ from detkd.detectors.norms import Norm, Observed
 from detkd.detectors.protocol import Detector
 from detkd.structures import Prediction
 
-
 LIGHT = 10_000_000  # parameters
 
 
