@@ -25,7 +25,7 @@ from detkd.errors import InputError
 from detkd.inversion.augment import Augmentation
 from detkd.inversion.image import Image, ImageFactory
 from detkd.inversion.layout import Layout
-from detkd.inversion.stage import Stage, Work, WorkList, seed_of
+from detkd.inversion.stage import IDLE, Stage, Work, WorkList, seed_of
 from detkd.losses.composite import Composite
 from detkd.losses.step import Step
 from detkd.structures import Target
@@ -115,7 +115,10 @@ class InversionModule(lightning.LightningModule):
     def train_dataloader(self) -> DataLoader[Work]:
         """The steps of this process: every world_size-th of the batches that are not done."""
         missing = [i for i in range(self.n_batches) if i not in self.done]
-        mine = missing[self.global_rank :: self.trainer.world_size]
+        processes = self.trainer.world_size
+        mine = missing[self.global_rank :: processes]
+        # Lightning talks between processes in every step (has one been told to stop?), so all must take as many
+        mine += [IDLE] * (-(-len(missing) // processes) - len(mine))
         return DataLoader(WorkList(mine, self.stages), batch_size=None)
 
     def configure_optimizers(self) -> None:
@@ -130,6 +133,8 @@ class InversionModule(lightning.LightningModule):
         self.batch = None
 
     def training_step(self, work: Work, _: int) -> dict[str, Any]:
+        if work.batch == IDLE:
+            return {"finished": None}
         stage = self.stages[work.stage]
         if work.iteration == 0:
             self._begin(work)

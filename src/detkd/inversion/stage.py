@@ -44,8 +44,11 @@ class Stage:
         return self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * iteration / self.iterations)) / 2
 
 
+IDLE = -1  # the batch of a step in which there is nothing to do
+
+
 class Work(NamedTuple):
-    """One optimiser step: iteration ``iteration`` of stage ``stage`` of batch ``batch``."""
+    """One optimiser step: iteration ``iteration`` of stage ``stage`` of batch ``batch``, or none for :data:`IDLE`."""
 
     batch: int
     stage: int
