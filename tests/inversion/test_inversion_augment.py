@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from detkd.inversion.augment import Augmentation, Brightness, Compose, Contrast, Cutout, Flip, Jitter
+from detkd.structures import Target
+
+ALL: list[Callable[[], Augmentation]] = [Jitter, Flip, Brightness, Contrast, Cutout]
+NAMES = [cls.__name__ for cls in ALL]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(count: int = 8, height: int = 16, width: int = 24) -> tuple[Tensor, list[Target]]:
+    """Random images and in each one box around a bright patch of unique value 2 in channel 0."""
+    images = torch.rand(count, 3, height, width, generator=generator(7))
+    images[:, 0, 6:10, 8:16] = 2.0
+    return images, [one_box(8, 6, 16, 10) for _ in range(count)]
+
+
+def one_box(*box: float) -> Target:
+    return {"boxes": torch.tensor([box], dtype=torch.float32), "labels": torch.tensor([1])}
+
+
+def around_patch(image: Tensor) -> list[int]:
+    ys, xs = (image[0] == 2.0).nonzero(as_tuple=True)
+    return [int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1]
+
+
+def shifts(before: Tensor, after: Tensor, limit: int) -> list[tuple[int, int]]:
+    """The one (x, y) roll of each image that turns ``before`` into ``after``."""
+    found = []
+    for a, b in zip(before, after, strict=True):
+        candidates = [(x, y) for x in range(-limit, limit + 1) for y in range(-limit, limit + 1)]
+        (shift,) = [(x, y) for x, y in candidates if torch.equal(a.roll((y, x), (1, 2)), b)]
+        found.append(shift)
+    return found
+
+
+def test_jitter_is_a_roll_of_each_image_and_boxes_follow() -> None:
+    images, targets = batch(16)
+    moved, moved_targets = Jitter(0.125)(images, targets, generator())
+    rolls = shifts(images, moved, limit=4)
+    assert len(set(rolls)) > 5  # draws of its own for every image
+    assert max(abs(x) for x, _ in rolls) <= 3
+    assert max(abs(y) for _, y in rolls) <= 2
+    for image, target in zip(moved, moved_targets, strict=True):
+        assert target["boxes"].tolist() == [around_patch(image)]
+        assert target["labels"].tolist() == [1]
+
+
+def test_jitter_draws_every_shift_alike() -> None:
+    images = torch.arange(8.0).expand(3000, 3, 8, 8)
+    moved, _ = Jitter(0.25)(images, [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()}] * 3000, generator())
+    counts = torch.bincount(((moved[:, 0, 0, 0] + 2) % 8).long(), minlength=8)  # 0..4: shifts of +2, +1, 0, -1, -2
+    assert counts[5:].sum() == 0
+    assert counts[:5].min() > 500
+
+
+def test_jitter_gradient_is_that_of_roll() -> None:
+    images, targets = batch(4, 9, 7)
+    weights = torch.rand(4, 3, 9, 7, generator=generator(1))
+    mine = images.clone().requires_grad_()
+    moved, _ = Jitter(0.3)(mine, targets, generator())
+    (moved * weights).sum().backward()
+    theirs = images.clone().requires_grad_()
+    rolled = torch.stack([a.roll((y, x), (1, 2)) for a, (x, y) in zip(theirs, shifts(images, moved.detach(), 3), strict=True)])
+    (rolled * weights).sum().backward()
+    assert mine.grad is not None
+    assert theirs.grad is not None
+    assert torch.equal(mine.grad, theirs.grad)
+    doubles = torch.rand(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: Jitter(0.5)(x, targets[:2], generator())[0], (doubles,))
+
+
+def test_jitter_clips_a_box_at_the_border_and_one_that_leaves_has_no_area() -> None:
+    images = torch.rand(200, 3, 16, 16)
+    corner, edge = one_box(0, 0, 2, 2), one_box(10, 4, 16, 12)
+    targets: list[Target] = [{k: torch.cat([corner[k], edge[k]]) for k in ("boxes", "labels")} for _ in images]  # type: ignore[literal-required, misc]
+    _, moved = Jitter(0.25)(images, targets, generator())
+    boxes = torch.stack([t["boxes"] for t in moved])  # (200, 2, 4)
+    extent = boxes[..., 2:] - boxes[..., :2]
+    gone = (extent == 0).all(-1)
+    assert gone[:, 0].any()  # a small box in the corner leaves by some shifts
+    assert not gone[:, 0].all()
+    assert not gone[:, 1].any()  # a larger one is cut
+    assert (extent[:, 1, 0] < 6).any()
+    assert (boxes[gone] == 0).all()
+    assert (boxes >= 0).all()
+    assert (boxes <= 16).all()
+    assert all(len(t["labels"]) == 2 for t in moved)
+
+
+def test_a_box_without_area_stays_so_through_all_augmentations() -> None:
+    images, _ = batch()
+    targets = [one_box(0, 0, 0, 0) for _ in images]
+    _, after = Compose([Jitter(), Flip(1.0), Brightness(), Contrast(), Cutout()])(images, targets, generator())
+    assert all(t["boxes"].tolist() == [[0, 0, 0, 0]] for t in after)
+
+
+def test_flip_mirrors_about_half_of_the_images_with_their_boxes() -> None:
+    images, targets = batch(64, 16, 25)
+    after, moved = Flip(0.5)(images, targets, generator())
+    flipped = torch.tensor([torch.equal(a, b.flip(-1)) for a, b in zip(after, images, strict=True)])
+    kept = torch.tensor([torch.equal(a, b) for a, b in zip(after, images, strict=True)])
+    assert (flipped ^ kept).all()
+    assert 16 < flipped.sum() < 48
+    for image, target in zip(after, moved, strict=True):
+        assert target["boxes"].tolist() == [around_patch(image)]
+    assert torch.equal(Flip(0.0)(images, targets, generator())[0], images)
+    assert torch.equal(Flip(1.0)(images, targets, generator())[0], images.flip(-1))
+
+
+def test_brightness_adds_one_normal_draw_to_each_image() -> None:
+    images = torch.rand(2000, 3, 2, 2)
+    after, _ = Brightness(0.2)(images, [], generator())
+    added = (after - images).flatten(1)
+    torch.testing.assert_close(added, added[:, :1].expand_as(added))
+    assert added[:, 0].mean().item() == pytest.approx(0, abs=0.02)
+    assert added[:, 0].std().item() == pytest.approx(0.2, abs=0.015)
+
+
+def test_contrast_multiplies_each_image_by_one_normal_draw() -> None:
+    images = torch.rand(2000, 3, 2, 2) + 0.5
+    after, _ = Contrast(0.1)(images, [], generator())
+    factor = (after / images).flatten(1)
+    torch.testing.assert_close(factor, factor[:, :1].expand_as(factor))
+    assert factor[:, 0].mean().item() == pytest.approx(1, abs=0.01)
+    assert factor[:, 0].std().item() == pytest.approx(0.1, abs=0.008)
+    assert after.max() > 1.5  # not clamped
+
+
+def test_cutout_clears_one_rectangle_of_the_area_and_ratio_asked_for() -> None:
+    images = torch.rand(600, 3, 64, 64, generator=generator(3)) + 0.1
+    after, _ = Cutout(p=0.5, area=(0.05, 0.15), ratio=(0.5, 2.0))(images, [], generator())
+    areas, ratios, places = [], [], set()
+    for image, before in zip(after, images, strict=True):
+        hole = (image == 0).all(0)
+        assert torch.equal(image[:, ~hole], before[:, ~hole])
+        if not hole.any():
+            continue
+        ys, xs = hole.nonzero(as_tuple=True)
+        tall, wide = int(ys.max() - ys.min()) + 1, int(xs.max() - xs.min()) + 1
+        assert hole.sum() == tall * wide  # a rectangle
+        areas.append(tall * wide / 64**2)
+        ratios.append(tall / wide)
+        places.add((int(ys.min()), int(xs.min())))
+    assert 240 < len(areas) < 360
+    assert len(places) > 200
+    assert 0.045 < min(areas) < 0.06
+    assert 0.14 < max(areas) < 0.155
+    assert sum(areas) / len(areas) == pytest.approx(0.1, abs=0.005)
+    assert 0.45 < min(ratios) < 0.56
+    assert 1.8 < max(ratios) < 2.2
+    assert sum(r < 1 for r in ratios) / len(ratios) == pytest.approx(0.5, abs=0.1)  # log-uniform
+
+
+def test_cutout_reaches_both_corners_and_passes_no_gradient_to_the_hole() -> None:
+    images = torch.rand(300, 3, 8, 8, requires_grad=True)
+    after, _ = Cutout(p=1.0, area=(0.2, 0.3))(images, [], generator())
+    hole = (after == 0).all(1)
+    assert hole[:, 0, 0].any()
+    assert hole[:, -1, -1].any()
+    after.sum().backward()
+    assert images.grad is not None
+    assert torch.equal(images.grad, (~hole)[:, None].expand_as(images).float())
+
+
+def test_a_long_cutout_is_cut_to_the_image() -> None:
+    after, _ = Cutout(p=1.0, area=(0.9, 0.9), ratio=(8.0, 8.0))(torch.ones(4, 3, 10, 10), [], generator())
+    assert ((after == 0).all(1).sum((1, 2)) == 10 * 3).all()  # 10 tall where 27 were drawn, round(sqrt(90 / 8)) wide
+
+
+@pytest.mark.parametrize("make", ALL, ids=NAMES)
+def test_the_generator_decides_and_nothing_else(make: Callable[[], Augmentation]) -> None:
+    images, targets = batch()
+    first, _ = make()(images, targets, generator(5))
+    torch.rand(3)
+    again, _ = make()(images, targets, generator(5))
+    other, _ = make()(images, targets, generator(6))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("make", ALL, ids=NAMES)
+def test_targets_without_boxes(make: Callable[[], Augmentation]) -> None:
+    images, _ = batch(3)
+    empty: list[Target] = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)} for _ in images]
+    after, moved = make()(images, empty, generator())
+    assert after.shape == images.shape
+    assert [t["boxes"].shape for t in moved] == [(0, 4)] * 3
+
+
+@pytest.mark.parametrize("make", ALL, ids=NAMES)
+def test_inputs_are_left_as_they_were(make: Callable[[], Augmentation]) -> None:
+    images, targets = batch()
+    before = images.clone()
+    make()(images, targets, generator())
+    assert torch.equal(images, before)
+    assert all(t["boxes"].tolist() == [[8, 6, 16, 10]] for t in targets)
+
+
+def test_compose_applies_in_order_and_none_is_identity() -> None:
+    images, targets = batch()
+    same, same_targets = Compose([])(images, targets, generator())
+    assert same is images
+    assert same_targets is targets
+    draws = generator()
+    step_one = Brightness()(images, targets, draws)[0]
+    by_hand = Contrast()(step_one, targets, draws)[0]
+    assert torch.equal(Compose([Brightness(), Contrast()])(images, targets, generator())[0], by_hand)

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from detkd.boxes import clip_xyxy
+from detkd.data.store import StoreWriter, open_store
+from detkd.detectors.folding import TappedDetector
+from detkd.errors import InputError
+from detkd.inversion.augment import Compose, Flip, Jitter
+from detkd.inversion.image import ImageFactory, PixelsFactory, PyramidFactory
+from detkd.inversion.layout import UniformBoxes
+from detkd.inversion.module import Finished, InversionModule
+from detkd.inversion.pictures import PictureCallback
+from detkd.inversion.stage import IDLE, Stage, Work
+from detkd.inversion.writer import StoreCallback
+from detkd.losses.bn_stats import BatchNormStatistics
+from detkd.losses.composite import Composite
+from detkd.losses.detection import DetectionLoss
+from detkd.losses.step import Step
+from detkd.losses.tv import TotalVariation
+
+ADAM = partial(torch.optim.Adam, lr=0.05)
+
+
+class Keep(lightning.Callback):
+    """Collect finished batches, and the total loss of every step."""
+
+    def __init__(self) -> None:
+        self.finished: dict[int, Finished] = {}
+        self.losses: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Work, batch_idx: int
+    ) -> None:
+        self.losses.append(float(outputs["loss"]))
+        if outputs["finished"] is not None:
+            self.finished[batch.batch] = outputs["finished"]
+
+
+def stage(resolution: int = 32, iterations: int = 6, **options: Any) -> Stage:
+    return Stage((resolution, resolution), iterations, ADAM, **options)
+
+
+def terms() -> Composite:
+    return Composite(
+        {"detection": DetectionLoss(), "bn_stats": BatchNormStatistics(), "tv": TotalVariation("clean")},
+        {"detection": 1.0, "bn_stats": 1.0, "tv": 0.1},
+    )
+
+
+@pytest.fixture
+def teacher(tiny_detector: type[nn.Module]) -> Any:
+    torch.manual_seed(0)
+    detector = tiny_detector(image_size=(32, 32))
+    for norm in detector.norms():  # statistics that random images do not have by chance
+        norm.mean.normal_()
+        norm.var.uniform_(0.5, 1.5)
+    return detector
+
+
+def make(teacher: Any, stages: Sequence[Stage] | None = None, loss: Composite | None = None, **options: Any) -> InversionModule:
+    image: ImageFactory = options.pop("image", PyramidFactory(levels=3))
+    augmentation = options.pop("augmentation", Compose([Jitter(), Flip()]))
+    arguments = {"n_images": 5, "batch_size": 2, "look_every": 2, "check_every": 1, **options}
+    return InversionModule(
+        copy.deepcopy(teacher), image, loss or terms(), UniformBoxes(), augmentation, stages or [stage()], **arguments
+    )
+
+
+def fit(module: InversionModule, *callbacks: lightning.Callback) -> Keep:
+    keep = Keep()
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = lightning.Trainer(accelerator="cpu", devices=1, max_epochs=1, callbacks=[keep, *callbacks], **quiet)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(module)
+    return keep
+
+
+def same(a: Finished, b: Finished) -> bool:
+    boxes = all(torch.equal(x["boxes"], y["boxes"]) for x, y in zip(a.targets, b.targets, strict=True))
+    return boxes and torch.equal(a.images, b.images) and torch.equal(a.loss, b.loss)
+
+
+def loss_of(module: InversionModule, teacher: Any, finished: Finished, images: Tensor | None = None) -> Tensor:
+    """(B,) un-augmented totals on the unfolded teacher, statistics by hooks."""
+    images = finished.images if images is None else images
+    tapped = TappedDetector(teacher, fold=False, channels_last=False)
+    prediction, statistics = tapped.forward(images)
+    step = Step(images, finished.targets, tapped.detector, prediction, clean_images=images, statistics=statistics)
+    return module.loss.per_image(step)
+
+
+def test_makes_every_batch_with_a_smaller_last_one(teacher: Any) -> None:
+    kept = fit(make(teacher))
+    assert {i: tuple(f.images.shape) for i, f in kept.finished.items()} == {
+        0: (2, 3, 32, 32),
+        1: (2, 3, 32, 32),
+        2: (1, 3, 32, 32),
+    }
+    for finished in kept.finished.values():
+        assert 0 <= finished.images.min() < finished.images.max() <= 1
+        assert finished.images.dtype == torch.float32
+        assert len(finished.targets) == len(finished.loss) == len(finished.images)
+        assert not finished.images.requires_grad
+    assert not torch.equal(kept.finished[0].images, kept.finished[1].images)
+
+
+@pytest.mark.parametrize("image", [PixelsFactory(0.5, 0.2), PyramidFactory(levels=3)], ids=["pixels", "pyramid"])
+def test_the_seed_decides_and_the_global_state_does_not(teacher: Any, image: ImageFactory) -> None:
+    torch.manual_seed(1)
+    first = fit(make(teacher, image=image)).finished
+    torch.manual_seed(2)
+    again = fit(make(teacher, image=image)).finished
+    assert all(same(first[i], again[i]) for i in first)
+    other = fit(make(teacher, image=image, seed=1)).finished
+    assert not torch.equal(first[0].images, other[0].images)
+    for mine, theirs in zip(first[0].targets, other[0].targets, strict=True):
+        assert torch.equal(mine["boxes"], theirs["boxes"])  # the layout has a seed of its own
+
+
+def test_a_batch_depends_on_seed_and_index_alone(teacher: Any) -> None:
+    whole = fit(make(teacher)).finished
+    part = fit(make(teacher, done=[0])).finished
+    assert sorted(part) == [1, 2]
+    assert all(same(whole[i], part[i]) for i in part)
+    assert fit(make(teacher, done=[0, 1, 2])).finished == {}
+
+
+@pytest.mark.parametrize(
+    ("done", "shares"), [([], [[0, 2], [1, IDLE]]), ([1], [[0], [2]]), ([0, 1], [[2], [IDLE]]), ([0, 1, 2], [[], []])]
+)
+def test_processes_share_the_missing_batches_in_as_many_steps(
+    teacher: Any, done: list[int], shares: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make(teacher, done=done)
+    for rank, share in enumerate(shares):
+        monkeypatch.setattr(InversionModule, "global_rank", property(lambda _, rank=rank: rank))
+        monkeypatch.setattr(InversionModule, "trainer", SimpleNamespace(world_size=2))
+        assert list(module.train_dataloader()) == [Work(batch, 0, i) for batch in share for i in range(6)]
+    assert module.training_step(Work(IDLE, 0, 0), 0) == {"finished": None}
+
+
+def test_optimising_lowers_the_loss(teacher: Any) -> None:
+    module = make(teacher, [stage(iterations=60)], n_images=4, batch_size=4)
+    finished = fit(module).finished[0]
+    generator = torch.Generator().manual_seed(5)
+    noise = PyramidFactory(levels=3).noise(4, (32, 32), generator)()
+    with torch.no_grad():
+        before, after = loss_of(module, teacher, finished, noise), loss_of(module, teacher, finished)
+    assert (after < 0.75 * before).all()
+
+
+def test_the_loss_reported_is_that_of_the_images_returned(teacher: Any) -> None:
+    module = make(
+        teacher, [stage(iterations=5)], n_images=2, loss=Composite({"detection": DetectionLoss()}, {"detection": 1.0})
+    )
+    finished = fit(module).finished[0]
+    torch.testing.assert_close(finished.loss, loss_of(module, teacher, finished), rtol=1e-3, atol=1e-3)
+
+
+def test_the_best_iterate_of_each_image_is_kept(teacher: Any) -> None:
+    # a step size at which the loss jumps about; every iterate is looked at
+    wild = Stage((32, 32), 12, partial(torch.optim.SGD, lr=3.0), final_lr=1.0)
+    loss = {"loss": Composite({"detection": DetectionLoss()}, {"detection": 1.0}), "image": PixelsFactory(0.5, 0.2)}
+    module = make(teacher, [wild], n_images=4, batch_size=4, look_every=1, **loss)
+    seen: list[Tensor] = []
+
+    class Watch(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            seen.append(module.current_images()[0].clone())
+
+    finished = fit(module, Watch()).finished[0]
+    history = torch.stack([loss_of(module, teacher, finished, images) for images in seen])  # (iterations, B)
+    assert (history.argmin(0) < len(seen) - 1).any()  # else the last would do
+    torch.testing.assert_close(finished.loss, history.min(0).values, rtol=1e-3, atol=1e-3)
+    best = torch.stack([seen[int(i)][k] for k, i in enumerate(history.argmin(0))])
+    assert torch.equal(finished.images, best)
+
+
+def test_the_teacher_stays_bit_for_bit_and_gets_no_gradient(teacher: Any) -> None:
+    module = make(teacher)
+    before = copy.deepcopy(module.teacher.state_dict())
+    fit(module)
+    after = module.teacher.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not module.teacher.training
+    assert all(p.grad is None and not p.requires_grad for p in module.teacher.parameters())
+
+
+def test_a_second_stage_goes_on_from_the_best_images_with_rescaled_boxes(teacher: Any) -> None:
+    first = fit(make(teacher, [stage(32)], n_images=2)).finished[0]
+    still = Stage((64, 48), 1, partial(torch.optim.SGD, lr=0.0))
+    second = fit(make(teacher, [stage(32), still], n_images=2)).finished[0]
+    resized = PyramidFactory(levels=3).resume(first.images, (64, 48))().detach()
+    assert second.images.shape == (2, 3, 64, 48)
+    torch.testing.assert_close(second.images, resized)
+    for small, large in zip(first.targets, second.targets, strict=True):
+        expected = clip_xyxy(small["boxes"] * torch.tensor([1.5, 2, 1.5, 2]), (64, 48))
+        torch.testing.assert_close(large["boxes"], expected)
+        assert torch.equal(small["labels"], large["labels"])
+
+
+def test_a_stage_can_change_the_weights_of_terms(teacher: Any) -> None:
+    def total(**weights: float) -> float:
+        return fit(make(teacher, [stage(iterations=1, weights=weights)], n_images=2)).losses[0]
+
+    alone = {
+        name: total(**{n: float(n == name) for n in ("detection", "bn_stats", "tv")})
+        for name in ("detection", "bn_stats", "tv")
+    }
+    assert total() == pytest.approx(alone["detection"] + alone["bn_stats"] + 0.1 * alone["tv"], rel=1e-5)
+    assert total(bn_stats=3.0) == pytest.approx(total() + 2 * alone["bn_stats"], rel=1e-5)
+
+
+class Broken(nn.Module):
+    """NaN at its third call."""
+
+    pools_batch = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def setup(self, student: Any, teacher: Any) -> None:
+        """Needs nothing."""
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        self.calls += torch.is_grad_enabled()
+        return {"broken": step.images.mean() * (float("nan") if self.calls == 3 else 1.0)}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_and_iteration(teacher: Any) -> None:
+    loss = Composite({"tv": TotalVariation(), "broken": Broken()}, {"tv": 1.0, "broken": 1.0})
+    with pytest.raises(InputError, match=r"term broken is not finite at iteration 2 of stage 0, batch 0"):
+        fit(make(teacher, loss=loss))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"n_images": 0}, "n_images"), ({"batch_size": 0}, "batch_size")],
+)
+def test_impossible_sizes_are_errors(teacher: Any, options: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make(teacher, **options)
+
+
+def test_stage_weights_of_unknown_terms_are_errors(teacher: Any) -> None:
+    with pytest.raises(InputError, match=r"stages\.weights: expected terms of the loss.*got \['tvv'\]"):
+        make(teacher, [stage(weights={"tvv": 1.0})])
+
+
+def test_no_stage_is_an_error(teacher: Any) -> None:
+    with pytest.raises(InputError, match="at least one stage"):
+        InversionModule(teacher, PixelsFactory(), terms(), UniformBoxes(), Compose([]), [], n_images=1, batch_size=1)
+
+
+def test_terms_are_checked_when_the_module_is_made(teacher: Any) -> None:
+    teacher.norms = list
+    with pytest.raises(InputError, match="bn_stats"):
+        InversionModule(teacher, PixelsFactory(), terms(), UniformBoxes(), Compose([]), [stage()], n_images=1, batch_size=1)
+
+
+@pytest.fixture
+def writer(tmp_path: Path, teacher: Any) -> Callable[[], StoreWriter]:
+    return lambda: StoreWriter(tmp_path / "set", {"a": 1}, teacher.spec.classes, (32, 32), teacher_sha256="0" * 64, seed=0)
+
+
+def test_callbacks_write_the_set_and_pictures(tmp_path: Path, teacher: Any, writer: Callable[[], StoreWriter]) -> None:
+    module = make(teacher)
+    pictures = PictureCallback(tmp_path / "pictures", every=4, batches=1)
+    kept = fit(module, StoreCallback(writer(), module.n_batches), pictures).finished
+    store = open_store(tmp_path / "set", verify=True)
+    assert len(store) == 5
+    assert store.n_shards == 3
+    for index, finished in kept.items():
+        shard = store.read_shard(index)
+        assert torch.equal(shard.images, (finished.images * 255).round().to(torch.uint8))
+        for mine, theirs in zip(shard.targets, finished.targets, strict=True):
+            torch.testing.assert_close(mine["boxes"], theirs["boxes"])
+        assert [set(r) for r in shard.records] == [{"teacher_score", "teacher_iou", "loss"}] * len(finished.images)
+    names = sorted(p.name for p in (tmp_path / "pictures").iterdir())
+    assert names == ["batch0000_stage0_00004.png", "batch0000_stage0_00006.png"]
+    with Image.open(tmp_path / "pictures" / names[0]) as picture:
+        assert picture.size == (2 * (160 + 2) + 2, 160 + 4)
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, teacher: Any, writer: Callable[[], StoreWriter]) -> None:
+    whole = fit(make(teacher)).finished
+    store = writer()
+    shard = whole[0]
+    images = (shard.images * 255).round().to(torch.uint8)
+    store.write_shard(0, images, shard.targets, [{} for _ in shard.targets])
+    module = make(teacher, done=sorted(store.finished()))
+    fit(module, StoreCallback(store, module.n_batches))
+    opened = open_store(tmp_path / "set", verify=True)
+    assert torch.equal(opened.read_shard(0).images, images)
+    assert torch.equal(opened.read_shard(2).images, (whole[2].images * 255).round().to(torch.uint8))
