@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -58,6 +60,8 @@ class CocoDataset(Dataset[Sample]):
         image_size: (height, width). resize: see :func:`detkd.data.letterbox.place`.
         length: cut or repeat the set to this many samples, see :func:`spread`. None leaves it as it is.
         cache: keep the resized uint8 images in memory; each worker process keeps its own. Do not write into a cached image.
+        proxy: only the images matter: a json whose categories are not among ``classes``, or whose boxes are invalid, then gives
+            images without targets, with a warning.
         on_unknown, invalid_boxes: see :func:`detkd.data.annotations.read_annotations`.
 
     Attributes: classes; category_ids, the json's id of each label (empty without json); labelled, whether there are targets;
@@ -79,6 +83,7 @@ class CocoDataset(Dataset[Sample]):
         cache: bool = False,
         on_unknown: OnProblem = "error",
         invalid_boxes: OnProblem = "error",
+        proxy: bool = False,
     ) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
@@ -92,9 +97,15 @@ class CocoDataset(Dataset[Sample]):
             self.classes = tuple(classes or ())
             self.records = _plain_records(self.root)
         else:
-            read = read_annotations(
-                json_path, _image_folders(self.root, json_path), classes, on_unknown=on_unknown, invalid_boxes=invalid_boxes
-            )
+            folders = _image_folders(self.root, json_path)
+            try:
+                read = read_annotations(json_path, folders, classes, on_unknown=on_unknown, invalid_boxes=invalid_boxes)
+            except InputError as error:
+                if not proxy:
+                    raise
+                read = read_annotations(json_path, folders, None, invalid_boxes="drop")
+                read = replace(read, records=[replace(record, truth=None) for record in read.records], category_ids={})
+                warnings.warn(f"images are used without their boxes: {error}", stacklevel=2)
             self.classes, self.category_ids, self.records = read.classes, read.category_ids, read.records
         if not self.records:
             raise InputError(f"{json_path or self.root}: expected images, found none")

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from detkd.data.annotations import OnProblem
 from detkd.data.coco import CocoDataset, spread
 from detkd.errors import InputError
 from detkd.structures import Resize, Target
@@ -137,13 +138,26 @@ def folder_datamodule(
     length: int | None = None,
     cache: bool = True,
     seed: int = 0,
+    proxy: bool = False,
+    on_unknown: OnProblem = "error",
+    invalid_boxes: OnProblem = "error",
 ) -> DetectionDataModule:
     """Open folders (COCO json, store or plain images) as a :class:`DetectionDataModule`.
 
     ``val_annotations`` without ``val_root`` names a json of ``root``. The other arguments are those of
     :class:`~detkd.data.coco.CocoDataset` and :class:`DetectionDataModule`; InputError as there.
     """
-    train = CocoDataset(root, annotations, classes=classes, image_size=image_size, resize=resize, cache=cache)
+    train = CocoDataset(
+        root,
+        annotations,
+        classes=classes,
+        image_size=image_size,
+        resize=resize,
+        cache=cache,
+        on_unknown=on_unknown,
+        invalid_boxes=invalid_boxes,
+        proxy=proxy,
+    )
     val: CocoDataset | None = None
     if val_root is not None or val_annotations is not None:
         val = CocoDataset(val_root or root, val_annotations, classes=classes, image_size=image_size, resize=resize, cache=cache)

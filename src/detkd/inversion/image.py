@@ -5,11 +5,13 @@ The parametrisation matters as much as the loss: a pyramid lets one step move wh
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from detkd.errors import InputError
 
 
 class Image(Protocol):
@@ -41,21 +43,30 @@ class Pixels(nn.Module):
         self.pixels.clamp_(0, 1)
 
 
+# How the colours of natural images vary, as the columns of a square root of their covariance: brightness, blue to yellow, green to
+# purple. The values of C. Olah et al., "Feature Visualization", Distill, 2017 (preconditioning), each row scaled below.
+NATURAL_COLORS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
+
+
 class Pyramid(nn.Module):
     """Sigmoid of the sum of maps of 1, 1/2, 1/4, ... size, bilinearly upsampled.
 
     Args:
         maps: finest first, each (B, 3, h, w).
+        colors: (3, 3) matrix from the maps' channels to RGB before the sigmoid; None leaves them as they are.
     """
 
-    def __init__(self, maps: list[Tensor]) -> None:
+    def __init__(self, maps: list[Tensor], colors: Tensor | None = None) -> None:
         super().__init__()
         self.maps = nn.ParameterList([nn.Parameter(m.clone()) for m in maps])
+        self.register_buffer("colors", colors)
 
     def forward(self) -> Tensor:
         total = self.maps[-1]
         for finer in reversed(self.maps[:-1]):  # upsampling level by level is a bilinear pyramid, at a third of the cost
             total = finer + F.interpolate(total, size=finer.shape[-2:], mode="bilinear", align_corners=False)
+        if self.colors is not None:
+            total = torch.einsum("rc,bchw->brhw", self.colors, total)
         return total.sigmoid()
 
     def project(self) -> None:
@@ -89,21 +100,32 @@ class PixelsFactory:
 
 
 class PyramidFactory:
-    """A pyramid of up to ``levels`` maps (the coarsest at least 2 pixels a side), drawn from N(0, std)."""
+    """A pyramid of up to ``levels`` maps (the coarsest at least 2 pixels a side), drawn from N(0, std).
 
-    def __init__(self, levels: int = 6, std: float = 0.1) -> None:
+    colors: "natural" optimises brightness and two hues of natural images, so that one step moves brightness most, as images
+    vary; "rgb" optimises the three channels alike.
+    """
+
+    def __init__(self, levels: int = 6, std: float = 0.1, colors: Literal["natural", "rgb"] = "natural") -> None:
         if levels < 1:
-            raise ValueError(f"expected at least one level, got {levels}")
+            raise InputError(f"image.levels: expected at least one level, got {levels}")
+        if colors not in ("natural", "rgb"):
+            raise InputError(f"image.colors: expected natural or rgb, got {colors!r}")
         self.levels, self.std = levels, std
+        matrix = torch.tensor(NATURAL_COLORS)
+        self.colors = matrix / matrix.norm(dim=0).max() * 3**0.5 if colors == "natural" else None
 
     def noise(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Pyramid:
         return Pyramid(
-            [torch.randn(count, 3, *s, generator=generator, device=generator.device) * self.std for s in self._sizes(size)]
+            [torch.randn(count, 3, *s, generator=generator, device=generator.device) * self.std for s in self._sizes(size)],
+            self.colors,
         )
 
     def resume(self, images: Tensor, size: tuple[int, int]) -> Pyramid:
         """Split the logit of the images into bands, coarse first, so that the pyramid gives the images back."""
         rest = torch.logit(_resize(images, size), eps=1e-3)
+        if self.colors is not None:
+            rest = torch.einsum("cr,brhw->bchw", torch.linalg.inv(self.colors).to(rest), rest)
         sizes = self._sizes(size)
         maps = []
         for s in reversed(sizes[1:]):
@@ -113,7 +135,7 @@ class PyramidFactory:
             for finer in reversed(sizes[: len(sizes) - len(maps)]):
                 total = F.interpolate(total, size=finer, mode="bilinear", align_corners=False)
             rest = rest - total
-        return Pyramid([rest, *reversed(maps)])
+        return Pyramid([rest, *reversed(maps)], self.colors)
 
     def _sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         sizes = [size]

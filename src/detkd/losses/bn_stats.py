@@ -52,6 +52,7 @@ class BatchNormStatistics(nn.Module):
     """
 
     pools_batch = True
+    needs_teacher = True
 
     def __init__(self, form: Form = "kl", layer_weights: Mapping[str, float] | None = None) -> None:
         super().__init__()

@@ -16,9 +16,11 @@ class Term(Protocol):
     """A loss term: an ``nn.Module`` that reads a :class:`Step`.
 
     pools_batch: True where the value belongs to the batch and cannot be split by image (batch statistics).
+    needs_teacher: False lets distillation leave the teacher's forward pass out.
     """
 
     pools_batch: bool
+    needs_teacher: bool
 
     def __call__(self, step: Step) -> dict[str, Tensor]:
         """Unweighted scalars by part name, float32, finite also for images without boxes."""

@@ -17,6 +17,7 @@ class PixelL2(nn.Module):
     """Mean square of the un-augmented pixels."""
 
     pools_batch = False
+    needs_teacher = False
 
     def setup(self, student: Detector | None, teacher: Detector | None) -> None:
         """Needs nothing."""

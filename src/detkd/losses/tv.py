@@ -35,6 +35,7 @@ class TotalVariation(nn.Module):
     """Total variation of the images. of: "augmented" as the network sees them (the released code), or "clean"."""
 
     pools_batch = False
+    needs_teacher = False
 
     def __init__(self, of: Literal["augmented", "clean"] = "augmented") -> None:
         super().__init__()

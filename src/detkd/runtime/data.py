@@ -41,13 +41,15 @@ def build_datamodule(cfg: DictConfig, student: Detector, teacher: Detector | Non
     with open_dict(cfg):
         if "root" in cfg.data and cfg.data.root is None:
             cfg.data.root = str(_latest_set(teacher))
-    val: dict[str, Any] = {}
+    extra: dict[str, Any] = {"proxy": cfg.labels != "real"} if "root" in cfg.data else {}
     if cfg.select not in ("last", "holdout", "val"):
         raise InputError(f"select: expected one of last, holdout, val, found {cfg.select!r}")
     if cfg.select == "val":
         if cfg.val.root is None:
             raise InputError("select=val: expected images with boxes to choose by (val.root=DIR), found none")
-        val = {"val_root": cfg.val.root, "val_annotations": cfg.val.annotations}
+        extra |= {"val_root": cfg.val.root, "val_annotations": cfg.val.annotations}
+    if cfg.select != "last" and cfg.steps < cfg.val_every:
+        raise InputError(f"val_every: expected at most steps={cfg.steps} with select={cfg.select}, found {cfg.val_every}")
     if cfg.select == "holdout" and not cfg.data.holdout:
         raise InputError("select=holdout: expected a fraction to hold out, like data.holdout=0.05, found none")
     return instantiate(
@@ -57,7 +59,7 @@ def build_datamodule(cfg: DictConfig, student: Detector, teacher: Detector | Non
         resize=student.spec.resize,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
-        **val,
+        **extra,
     )
 
 

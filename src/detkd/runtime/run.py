@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -84,13 +85,14 @@ def output_dir() -> Path:
 def claim(cfg: DictConfig, folder: Path) -> None:
     """Make ``folder`` this run's and write its resolved config there.
 
-    The same run again is welcome. Raises InputError, naming the keys that differ, when the folder holds another run.
+    The same run again is welcome, and so is any where one left no results. Raises InputError, naming the keys that differ, when
+    the folder holds another run's.
     """
     resolved = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(resolved, dict)
     path = folder / CONFIG_FILE
     mine = identity(resolved)
-    if path.is_file():
+    if path.is_file() and (folder / RESULTS_FILE).exists():
         try:
             there = identity(OmegaConf.to_container(OmegaConf.load(path)))
         except Exception as error:
@@ -155,7 +157,18 @@ def prepare_multirun() -> None:
     OmegaConf.set_readonly(config.hydra, False)  # Hydra sets the flag on this node
     with open_dict(config):
         config.hydra.run.dir = folder
-    sys.argv[1:] = list(task_overrides())
+    sys.argv[1:] = [*config_flags(sys.argv[1:]), *task_overrides()]
+
+
+def config_flags(arguments: Sequence[str]) -> list[str]:
+    """The flags that say where to look for configs, which a child needs too."""
+    flags: list[str] = []
+    for flag, value in itertools.pairwise([*arguments, ""]):
+        if flag.startswith("--config-dir="):
+            flags.append(flag)
+        elif flag in ("--config-dir", "-cd"):
+            flags += [flag, value]
+    return flags
 
 
 def task_overrides() -> Sequence[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,8 +26,12 @@ RECIPE = ("image", "loss", "layout", "augmentation", "n_images", "batch_size", "
 BESIDE = ("config.yaml", "results.json", "metrics.csv", "hparams.yaml", "pictures", "wandb", "*.log", "lightning_logs")
 
 
-def recipe(cfg: DictConfig, stages: Sequence[Stage]) -> dict[str, Any]:
-    """The resolved part of the config that determines the images, json-able."""
+def recipe(cfg: DictConfig, stages: Sequence[Stage], teacher: Detector) -> dict[str, Any]:
+    """The resolved part of the config that determines the images, json-able.
+
+    The teacher is in it as what it is, not as the file it came from: its class and the hash of its arguments (the store
+    has the hash of its weights).
+    """
     resolved = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(resolved, dict)
     kept = {key: resolved[key] for key in RECIPE}
@@ -34,14 +39,16 @@ def recipe(cfg: DictConfig, stages: Sequence[Stage]) -> dict[str, Any]:
     kept["stages"] = [
         node | {"resolution": list(stage.resolution), "iterations": stage.iterations} for node, stage in zip(nodes, stages)
     ]
-    return kept | {"teacher": resolved["teacher"], "precision": str(resolved["trainer"]["precision"])}
+    arguments = hashlib.sha256(json.dumps(teacher.arguments(), sort_keys=True).encode()).hexdigest()
+    kept["teacher"] = {"architecture": type(teacher).__name__, "arguments_sha256": arguments}
+    return kept | {"precision": str(resolved["trainer"]["precision"])}
 
 
 def open_writer(cfg: DictConfig, folder: Path, teacher: Detector, stages: Sequence[Stage]) -> StoreWriter:
     """The store in ``folder``: new, or the same run's to go on with. Raises InputError for another run's."""
     return StoreWriter(
         folder,
-        recipe(cfg, stages),
+        recipe(cfg, stages, teacher),
         teacher.spec.classes,
         stages[-1].resolution,
         teacher_sha256=fingerprint(teacher),
