@@ -31,6 +31,7 @@ class UniformBoxes:
         size: [smallest, largest] width and height as a fraction of the image's; (.1, .75) is the paper's Table 1.
         inside: True draws centres so that the whole box is in the image (the released code, with size (.2, .8));
             False draws them anywhere, and clips the box (the paper).
+        ratio: largest ratio of the longer side to the shorter one; a box beyond it is drawn again. None: any, as in the paper.
         max_iou: a further box that overlaps an earlier one by more is drawn again, at most 50 times, then left out.
 
     Raises InputError on ranges that are empty or leave (0, 1].
@@ -43,11 +44,15 @@ class UniformBoxes:
         size: tuple[float, float] = (0.1, 0.75),
         inside: bool = False,
         max_iou: float = 0.3,
+        ratio: float | None = None,
     ) -> None:
         if not 1 <= boxes[0] <= boxes[1]:
             raise InputError(f"layout.boxes: expected [fewest, most] with 1 <= fewest <= most, got {list(boxes)}")
         if not 0 < size[0] <= size[1] <= 1:
             raise InputError(f"layout.size: expected [smallest, largest] with 0 < smallest <= largest <= 1, got {list(size)}")
+        if ratio is not None and not ratio >= 1:
+            raise InputError(f"layout.ratio: expected at least 1, or null, got {ratio}")
+        self.ratio = ratio
         self.seed, self.boxes, self.size, self.inside, self.max_iou = seed, tuple(boxes), tuple(size), inside, max_iou
 
     def __call__(self, count: int, num_classes: int, image_size: tuple[int, int], generator: torch.Generator) -> list[Target]:
@@ -72,6 +77,9 @@ class UniformBoxes:
         small, large = self.size
         while True:
             extent = small + (large - small) * torch.rand(2, generator=generator)
+            sides = extent * torch.tensor([width, height])
+            if self.ratio is not None and sides.max() > self.ratio * sides.min():
+                continue
             centre = torch.rand(2, generator=generator)
             if self.inside:
                 centre = extent / 2 + centre * (1 - extent)
