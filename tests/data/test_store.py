@@ -283,3 +283,14 @@ def test_two_processes_write_one_store(tmp_path: Path) -> None:
         alone.write_shard(index, *shard(index))
     alone.finish(6)
     assert tree(tmp_path / "alone") == tree(tmp_path / "store")
+
+
+def test_a_store_without_shards_can_be_withdrawn(tmp_path: Path) -> None:
+    first = StoreWriter(tmp_path / "set", {"a": 1}, ("x",), (8, 8), teacher_sha256="t", seed=0)
+    first.withdraw()
+    other = StoreWriter(tmp_path / "set", {"a": 2}, ("x",), (8, 8), teacher_sha256="t", seed=0)
+    other.write_shard(
+        0, torch.zeros(1, 3, 8, 8, dtype=torch.uint8), [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()}]
+    )
+    other.withdraw()
+    assert other.finished() == {0}

@@ -26,12 +26,11 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from detkd.data.annotations import coco_json
+from detkd.data.manifest import FORMAT, VERSION, read_manifest
 from detkd.disk import create_file, differences, dump_json, parse_json, read_checked, replace_file, sha256
 from detkd.errors import InputError
 from detkd.structures import Target
 
-FORMAT = "detkd.store"
-VERSION = 1
 # what makes two runs the same run
 _IDENTITY = ("format", "version", "recipe", "teacher_sha256", "seed", "classes", "image_size")
 
@@ -186,6 +185,12 @@ class StoreWriter:
         replace_file(self.root / "manifest.json", dump_json(manifest))
         return open_store(self.root)
 
+    def withdraw(self) -> None:
+        """Give the folder up again if no shard was written, so that a corrected run may have it."""
+        if not self.finished():
+            shutil.rmtree(self.root / "shards", ignore_errors=True)
+            (self.root / "manifest.json").unlink(missing_ok=True)
+
     def _claim(self, beside: Collection[str]) -> None:
         """Leave this run's manifest in the folder, or find it there."""
         manifest = self.root / "manifest.json"
@@ -198,7 +203,7 @@ class StoreWriter:
             if foreign := [n for n in others if not any(fnmatch(n, pattern) for pattern in beside)]:
                 raise InputError(f"{self.root}: expected an empty folder or a store of this run, found {foreign[:10]}")
             create_file(manifest, dump_json(self._header))
-        there = _read_manifest(self.root)
+        there = read_manifest(self.root)
         if differing := sorted(differences({k: there.get(k) for k in _IDENTITY}, {k: self._header[k] for k in _IDENTITY})):
             raise InputError(
                 f"{self.root}: expected a store of this run, but it holds another run's; it differs in {'; '.join(differing[:20])}"
@@ -236,7 +241,7 @@ def open_store(root: str | Path, *, verify: bool = False) -> Store:
     Raises InputError naming the file when there is no store, it is of another version, incomplete, damaged or changed.
     """
     root = Path(root)
-    manifest = _read_manifest(root)
+    manifest = read_manifest(root)
     if manifest.get("complete") is not True:
         raise InputError(f"{root}: expected a complete store, found one that is being written or was interrupted")
     read_checked(root / "instances.json", manifest["instances_sha256"])
@@ -276,36 +281,12 @@ def find_latest_store(runs_dir: str | Path, teacher_sha256: str) -> Path | None:
     for depth in range(5):
         for path in Path(runs_dir).glob("*/" * depth + "manifest.json"):
             try:
-                manifest = _read_manifest(path.parent)
+                manifest = read_manifest(path.parent)
             except InputError:
                 continue
             if manifest["complete"] and manifest["teacher_sha256"] == teacher_sha256:
                 found.append((path.stat().st_mtime, path.parent))
     return max(found)[1] if found else None
-
-
-def _read_manifest(root: Path) -> dict[str, Any]:
-    path = root / "manifest.json"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: expected the manifest of a store, found none ({error.strerror})") from error
-    manifest = parse_json(content, path)
-    if manifest.get("format") != FORMAT:
-        raise InputError(f"{path}: expected format {FORMAT!r}, got {manifest.get('format')!r}")
-    if manifest.get("version") != VERSION:
-        raise InputError(f"{path}: expected version {VERSION}, got {manifest.get('version')!r}")
-    kinds = {"complete": bool, "recipe": object, "teacher_sha256": str, "seed": int, "classes": list, "image_size": list}
-    if manifest.get("complete") is True:
-        kinds |= {"records": list, "shards": list, "instances_sha256": str}
-    wrong = [key for key, kind in kinds.items() if key not in manifest or not isinstance(manifest[key], kind)]
-    sizes_fit = wrong or [type(v) for v in manifest["image_size"]] == [int, int]
-    shards_fit = all(isinstance(s, dict) and "sha256" in s for s in manifest.get("shards", []))
-    if wrong or not sizes_fit or not shards_fit:
-        raise InputError(
-            f"{path}: expected the keys of a store, missing or of the wrong type: {wrong or ['image_size', 'shards']}"
-        )
-    return manifest
 
 
 def _read_shard(root: Path, index: int) -> Shard:

@@ -12,6 +12,7 @@ from torch import Tensor
 from detkd.boxes import iou_xyxy
 from detkd.data.store import StoreWriter
 from detkd.detectors.modes import looking
+from detkd.errors import InputError
 from detkd.inversion.module import Finished, InversionModule
 from detkd.structures import Detection, Target
 
@@ -66,6 +67,10 @@ class StoreCallback(lightning.Callback):
             record | {"loss": round(loss, 4)} for record, loss in zip(judge(moved, finished.targets), finished.loss.tolist())
         ]
         self.writer.write_shard(finished.index, images, finished.targets, records)
+
+    def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, InputError):
+            self.writer.withdraw()
 
     def on_fit_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         trainer.strategy.barrier("store")

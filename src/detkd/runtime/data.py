@@ -26,6 +26,8 @@ def classes_of(cfg: DictConfig) -> tuple[str, ...]:
     if cfg.student.get("classes") is not None or "classes" not in cfg.student:
         return ()
     if "variant" in cfg.data:
+        if cfg.data.variant not in CLASSES:
+            raise InputError(f"data.variant: expected one of {sorted(CLASSES)}, found {cfg.data.variant!r}")
         return CLASSES[cfg.data.variant]
     if cfg.data.root is None:
         raise InputError("data.root: expected a folder of images with boxes to train on, found none")
