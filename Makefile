@@ -19,6 +19,9 @@ $(READY): pyproject.toml
 demo: $(READY)  ## Invert the built-in detector, distill a student on the images alone, compare: runs/demo/results.html
 	$(BIN)/python -m detkd.demo
 
+# One thread: the tests' tensors are small, and two threads on two busy cores wait for each other.
+test test-slow: export OMP_NUM_THREADS = 1
+
 test: $(READY)  ## Run the tests (minutes on two cores)
 	$(BIN)/python -m pytest
 

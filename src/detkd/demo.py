@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     run("invert", "+experiment=scenes_invert", f"out={out / 'images'}", *less_invert)
     students = {"student": [f"data.root={out / 'images'}"], "noise": ["data=noise"]}
     if options.real:
-        students["real"] = ["data=scenes", "data.train_images=512"]
+        students["real"] = ["data=scenes", "data.train_images=384", "data.train_seed=9"]
     for name, data in students.items():
         run("distill", "+experiment=scenes_student", *data, f"out={out / name}", *less_distill)
     run("evaluate", "teacher=scenes", f"data.root={scenes}", f"out={out / 'teacher_scores'}")
