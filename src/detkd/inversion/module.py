@@ -92,6 +92,8 @@ class InversionModule(lightning.LightningModule):
         super().__init__()
         if n_images < 1 or batch_size < 1:
             raise InputError(f"expected n_images and batch_size of at least 1, got {n_images} and {batch_size}")
+        if look_every < 1 or check_every < 1:
+            raise InputError(f"expected look_every and log_every of at least 1, got {look_every} and {check_every}")
         if not stages:
             raise InputError("stages: expected at least one stage, got none")
         if unknown := sorted({name for stage in stages for name in stage.weights} - set(loss.weights)):
