@@ -29,7 +29,7 @@ def classes_of(cfg: DictConfig) -> tuple[str, ...]:
         if cfg.data.variant not in CLASSES:
             raise InputError(f"data.variant: expected one of {sorted(CLASSES)}, found {cfg.data.variant!r}")
         return CLASSES[cfg.data.variant]
-    if cfg.data.root is None:
+    if cfg.data.get("root") is None:
         raise InputError("data.root: expected a folder of images with boxes to train on, found none")
     return CocoDataset(cfg.data.root, cfg.data.annotations, image_size=(32, 32), resize="stretch").classes
 
