@@ -141,6 +141,8 @@ def fingerprint(detector: Detector) -> str:
     for name, tensor in sorted(detector.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(
-            tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else str(tensor.detach().cpu()).encode()
+            tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            if tensor.dim()
+            else str(tensor.detach().cpu()).encode()
         )
     return digest.hexdigest()
