@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -45,6 +44,7 @@ from detkd.losses.bn_stats import BatchNormStatistics
 from detkd.losses.composite import Composite
 from detkd.losses.detection import DetectionLoss
 from detkd.losses.mimic import Mimic
+from detkd.losses.pixel_l2 import PixelL2
 from detkd.losses.tv import TotalVariation
 from detkd.runtime.run import quiet
 
@@ -119,8 +119,13 @@ def trainer_for(steps: int, args: argparse.Namespace, callbacks: list[lightning.
 
 def inversion_module(detector: Detector, batch: int, steps: int) -> InversionModule:
     loss = Composite(
-        {"detection": DetectionLoss(), "bn_stats": BatchNormStatistics("kl"), "tv": TotalVariation("clean")},
-        {"detection": 1.0, "bn_stats": 1.0, "tv": 2.0},
+        {
+            "detection": DetectionLoss(),
+            "bn_stats": BatchNormStatistics("kl"),
+            "tv": TotalVariation("clean"),
+            "pixel_l2": PixelL2(),
+        },
+        {"detection": 1.0, "bn_stats": 1.0, "tv": 2.0, "pixel_l2": 1e-4},
     )
     stage = Stage((160, 160), steps, partial(torch.optim.Adam, lr=0.03, betas=(0.9, 0.99)))
     augmentation = Compose([Jitter(), Flip(), Brightness(), Contrast(), Cutout()])
@@ -193,6 +198,12 @@ def measure_mimic(args: argparse.Namespace) -> dict[str, Any]:
     return pairs.report() | {"batch": 8, "resolution": 320, "teacher": "yolo_fastest_xl", "student": "yolo_fastest"}
 
 
+def peak_rss() -> float:
+    """MiB of this process's peak resident memory (not of its parent's, which ru_maxrss would start from)."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+
+
 def peak_memory(kind: str, name: str, args: argparse.Namespace) -> float:
     """MiB that 3 steps take at their peak above the built detectors, in a process of its own."""
     torch.set_num_threads(args.threads)
@@ -224,9 +235,9 @@ def peak_memory(kind: str, name: str, args: argparse.Namespace) -> float:
         torch.cuda.reset_peak_memory_stats()
         run()
         return torch.cuda.max_memory_allocated() / 2**20 - before
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_rss()
     run()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    return peak_rss() - before
 
 
 def memory(kind: str, args: argparse.Namespace) -> dict[str, float]:

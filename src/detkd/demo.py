@@ -24,13 +24,13 @@ QUICK_IMAGES, QUICK_INVERT, QUICK_DISTILL = 20, ["n_images=8", "batch_size=8", "
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Run the demo; return what results.json says."""
     parser = argparse.ArgumentParser(prog="python -m detkd.demo", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write to (default runs/demo)")
+    parser.add_argument("--out", type=Path, help="folder to write to (default runs/demo, or runs/demo-quick)")
     parser.add_argument("--real", action="store_true", help="also distill a student on real scenes, for comparison")
     parser.add_argument(
         "--quick", action="store_true", help="a miniature that shows that it runs, in a minute; scores mean nothing"
     )
     options = parser.parse_args(arguments)
-    out: Path = options.out
+    out: Path = options.out or Path("runs/demo-quick" if options.quick else "runs/demo")
     less_invert, less_distill = (QUICK_INVERT, QUICK_DISTILL) if options.quick else ([], [])
     start = time.perf_counter()
 

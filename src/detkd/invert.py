@@ -38,10 +38,11 @@ def main(cfg: DictConfig) -> dict[str, object]:
         fold=cfg.fold,
         channels_last=cfg.channels_last,
     )
+    trainer = build.build_trainer(cfg, [], folder, independent=True, max_epochs=1)
     # only now, when every part is known to fit, is the folder touched
     writer = store.open_writer(cfg, folder, teacher, stages)
     module.done = writer.finished()
-    trainer = build.build_trainer(cfg, [StoreCallback(writer, module.n_batches)], folder, independent=True, max_epochs=1)
+    trainer.callbacks.append(StoreCallback(writer, module.n_batches))  # type: ignore[attr-defined]
     record(cfg, folder)
     start = time.perf_counter()
     made = cfg.n_images - store.images_in(module)
@@ -49,7 +50,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
     seconds = time.perf_counter() - start
     results: dict[str, object] = {}
     if trainer.is_global_zero:
-        scores = store.score_images(writer, module.n_batches, teacher, verifier)
+        scores = store.score_images(writer, module.n_batches, teacher, verifier, str(trainer.strategy.root_device))
         results = scores | store.speed(folder, cfg.n_images, made, seconds) | {"teacher_sha256": fingerprint(teacher)}
         write_results(folder, results)
         print(f"{folder}: {store.summary(results)}")

@@ -97,6 +97,8 @@ class Prediction:
         strides: pixels a cell of each level.
         features: backbone stages and neck maps by name ("c3", "p3", ...), each (B, C, H, W).
         image_size: (height, width) in pixels of the images that were passed in.
+        geometry: what turns raw boxes into boxes, one item a level (anchors in pixels, offsets); detectors whose raw outputs mean the
+            same have equal ones.
         state: private to the adapter that made it: nested dicts of batch-first tensors, or lists with one item an image.
     """
 
@@ -105,6 +107,7 @@ class Prediction:
     strides: tuple[int, ...]
     features: dict[str, Tensor]
     image_size: tuple[int, int]
+    geometry: tuple[Any, ...] = ()
     state: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:

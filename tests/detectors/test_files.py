@@ -32,7 +32,7 @@ def source(places: Path, content: bytes = CONTENT) -> str:
 
 
 def test_looked_for_at_the_path_then_cache_then_shared_then_downloaded(places: Path) -> None:
-    file = File("sub/a.bin", source(places), SHA)
+    file = File("a.bin", source(places), SHA)
     downloaded = file.locate()
     assert downloaded == places / "cache" / "a.bin"
     assert downloaded.read_bytes() == CONTENT
@@ -41,8 +41,7 @@ def test_looked_for_at_the_path_then_cache_then_shared_then_downloaded(places: P
     assert file.locate() == places / "shared" / "weights" / "a.bin"
     downloaded.write_bytes(b"cache")
     assert file.locate() == downloaded
-    (places / "work" / "sub").mkdir()
-    (places / "work" / "sub" / "a.bin").write_bytes(b"given")
+    (places / "work" / "a.bin").write_bytes(b"given")
     assert file.locate().read_bytes() == b"given"
 
 

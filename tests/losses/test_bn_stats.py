@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,11 +52,18 @@ def test_kl_is_its_formula() -> None:
 def test_kl_by_hand() -> None:
     norm = Norm("bn", nn.BatchNorm2d(1), torch.zeros(1), torch.ones(1), torch.ones(1), torch.zeros(1), 0.0)
     value = bn_stats_kl(Observed(norm, torch.ones(1), torch.full((1,), 2.0)))
-    assert value.item() == pytest.approx(1 + 2 - math.log(2) - 1)
+    scale = 1 + 1e-5  # a norm without an eps of its own is given one
+    assert value.item() == pytest.approx((1 + 2) / scale - math.log(2 / scale) - 1)
+
+
+def wide() -> Observed:
+    """Statistics so wide that the constants do not show."""
+    o = observed(eps=0.0)
+    return Observed(replace(o.norm, mean=o.norm.mean * 1e3, var=o.norm.var * 1e6), o.mean * 1e3, o.var * 1e6)
 
 
 def test_kl_is_twice_the_divergence_of_two_gaussians() -> None:
-    o = observed(eps=0.0)
+    o = wide()
     batch, stored = (torch.distributions.Normal(m, v.sqrt()) for m, v in ((o.mean, o.var), (o.norm.mean, o.norm.var)))
     assert bn_stats_kl(o).item() == pytest.approx(2 * torch.distributions.kl_divergence(batch, stored).mean().item(), rel=1e-6)
 
@@ -68,7 +76,7 @@ def test_zero_and_least_where_statistics_agree(form: str) -> None:
 
 
 def test_kl_is_the_same_for_every_affine_scaling_of_a_channel_and_l2_is_not() -> None:
-    o = observed(eps=0.0)
+    o = wide()
     scale = torch.tensor([0.5, 2.0, 3.0, 10.0, 4.0], dtype=torch.float64)
     norm = replace(o.norm, mean=o.norm.mean * scale + 1, var=o.norm.var * scale**2)
     scaled = Observed(norm, o.mean * scale + 1, o.var * scale**2)
@@ -104,10 +112,18 @@ def test_the_term_sums_its_layers() -> None:
     assert part["bn_stats"].item() == pytest.approx(sum(bn_stats_l2(o).item() for o in layers))
 
 
+def test_layers_of_weight_zero_alone_are_refused() -> None:
+    term = BatchNormStatistics("kl", {"0": 0.0})
+    with pytest.raises(InputError, match="layer_weights"):
+        term.setup(None, SimpleNamespace(norms=lambda: [observed().norm]))
+
+
 def test_layer_weights_by_name_and_by_position() -> None:
     layers = [observed(seed=i, name=f"bn{i}") for i in range(3)]
     values = [bn_stats_kl(o).item() for o in layers]
-    got = BatchNormStatistics("kl", {"bn1": 2.0, "2": 0.0})(step(layers))["bn_stats"].item()
+    term = BatchNormStatistics("kl", {"bn1": 2.0, "2": 0.0})
+    term.setup(None, SimpleNamespace(norms=lambda: [o.norm for o in layers]))
+    got = term(step(layers))["bn_stats"].item()
     assert got == pytest.approx(values[0] + 2 * values[1])
 
 

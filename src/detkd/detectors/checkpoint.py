@@ -78,7 +78,7 @@ def read_description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads(metadata["detkd"])
         ours = description["format"] == FORMAT
-    except (KeyError, TypeError, json.JSONDecodeError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         ours = False
     if not ours:
         raise InputError(f"{path}: expected a checkpoint written by detkd, found a safetensors file without its description")
@@ -128,6 +128,10 @@ def _build(path: Path, description: Mapping[str, Any]) -> Detector:
         )
     if not isinstance(arguments, dict):
         raise InputError(f"{path}: expected the arguments of {name} as an object, found {type(arguments).__name__}")
+    if arguments.get("weights") is not None:
+        raise InputError(
+            f"{path}: expected weights=null in its description, found {arguments['weights']!r}: opening a file fetches nothing"
+        )
     architecture = getattr(importlib.import_module(ARCHITECTURES[name]), name)
     try:
         return cast(Detector, architecture(**arguments))

@@ -41,7 +41,8 @@ class File:
     def locate(self) -> Path:
         """The path of the file, downloaded if need be. Raises InputError that says which file to put where."""
         given = Path(self.name).expanduser()
-        places = [given] if given.is_absolute() else [given, cache_dir() / given.name, shared_weights_dir() / given.name]
+        bare = given.name == str(given)
+        places = [given, cache_dir() / given.name, shared_weights_dir() / given.name] if bare else [given]
         for place in places:
             if place.is_file():
                 return place

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detkd.detectors.protocol import Detector
+from detkd.errors import InputError
 
 
 class EMA(nn.Module):
@@ -27,9 +28,9 @@ class EMA(nn.Module):
     def __init__(self, student: Detector, decay: float = 0.9998, warmup_steps: int = 2000) -> None:
         super().__init__()
         if not 0 <= decay < 1:
-            raise ValueError(f"expected an EMA decay in [0, 1), got {decay}")
+            raise InputError(f"ema_decay: expected a value in [0, 1), got {decay}")
         if warmup_steps < 0:
-            raise ValueError(f"expected EMA warm-up steps >= 0, got {warmup_steps}")
+            raise InputError(f"ema_warmup: expected steps >= 0, got {warmup_steps}")
         self.decay = float(decay)
         self.warmup_steps = warmup_steps
         self.updates = 0

@@ -79,7 +79,7 @@ class DistillationModule(pl.LightningModule):
         if student is teacher:
             raise ValueError("expected two detectors, got the same object as student and teacher; copy.deepcopy one")
         if check_every < 1 or warmup_steps < 0 or not 0 <= final_lr_fraction <= 1:
-            raise ValueError(
+            raise InputError(
                 f"expected check_every >= 1, warmup_steps >= 0 and final_lr_fraction in [0, 1], got {check_every}, {warmup_steps}, {final_lr_fraction}"
             )
         self.student = student
@@ -96,6 +96,7 @@ class DistillationModule(pl.LightningModule):
         self.check_every = check_every
         self.strict_loading = False  # checkpoints have no teacher; on_load_checkpoint is strict about all else
         self._loss_is_set_up = False
+        self._reach_is_known = False
         self._last: tuple[Tensor, dict[str, Tensor]] | None = None
         self._best_loss = float("inf")
         self._best_state: dict[str, Tensor] | None = None
@@ -148,6 +149,19 @@ class DistillationModule(pl.LightningModule):
             {f"train/{name}": part for name, part in parts.items()}, on_step=True, on_epoch=False, batch_size=len(images)
         )
         return total
+
+    def on_after_backward(self) -> None:
+        """Say once which parameters the loss does not reach: they would stay as random as they are."""
+        if self.global_step == 0 and not self._reach_is_known:
+            self._reach_is_known = True
+            cut_off = [
+                name for name, p in cast(nn.Module, self.student).named_parameters() if p.requires_grad and p.grad is None
+            ]
+            if cut_off:
+                rank_zero_warn(
+                    f"{len(cut_off)} parameters of the student get no gradient from loss={list(self.loss.terms)}, {cut_off[0]} first; "
+                    "of a two-stage detector, mimic reaches the RPN alone (add detection with labels=teacher)"
+                )
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None

@@ -44,7 +44,7 @@ class Pixels(nn.Module):
 
 
 # How the colours of natural images vary, as the columns of a square root of their covariance: brightness, blue to yellow, green to
-# purple. The values of C. Olah et al., "Feature Visualization", Distill, 2017 (preconditioning), each row scaled below.
+# purple. The values of C. Olah et al., "Feature Visualization", Distill, 2017 (preconditioning), scaled below by one factor.
 NATURAL_COLORS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 
 

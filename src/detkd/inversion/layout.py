@@ -75,7 +75,7 @@ class UniformBoxes:
         """(1, 4) xyxy in pixels, of at least one square pixel."""
         height, width = image_size
         small, large = self.size
-        while True:
+        for _ in range(1000):
             extent = small + (large - small) * torch.rand(2, generator=generator)
             sides = extent * torch.tensor([width, height])
             if self.ratio is not None and sides.max() > self.ratio * sides.min():
@@ -87,3 +87,7 @@ class UniformBoxes:
             box = clip_xyxy(relative * torch.tensor([width, height, width, height]), image_size)
             if area_xyxy(box) >= 1:
                 return box
+        raise InputError(
+            f"layout: expected sizes {list(self.size)} and ratio {self.ratio} to allow boxes in an image of {width}x{height} px, "
+            "found none in 1000 draws"
+        )

@@ -222,6 +222,11 @@ class InversionModule(lightning.LightningModule):
     def _finish(self, batch: Batch) -> Finished:
         assert batch.best is not None
         assert batch.best_loss is not None
+        if not torch.isfinite(batch.best_loss).all():
+            raise InputError(
+                f"the loss of {int((~torch.isfinite(batch.best_loss)).sum())} images of batch {batch.index} is not finite at the last iteration; "
+                "try a smaller learning rate (stages) or weight (loss.<term>.weight)"
+            )
         targets: list[Target] = [{"boxes": t["boxes"].cpu(), "labels": t["labels"].cpu()} for t in batch.targets]
         return Finished(batch.index, batch.best.float().cpu(), targets, batch.best_loss.cpu())
 

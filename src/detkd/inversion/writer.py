@@ -12,7 +12,6 @@ from torch import Tensor
 from detkd.boxes import iou_xyxy
 from detkd.data.store import StoreWriter
 from detkd.detectors.modes import looking
-from detkd.errors import InputError
 from detkd.inversion.module import Finished, InversionModule
 from detkd.structures import Detection, Target
 
@@ -69,7 +68,7 @@ class StoreCallback(lightning.Callback):
         self.writer.write_shard(finished.index, images, finished.targets, records)
 
     def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, InputError):
+        if isinstance(exception, Exception):
             self.writer.withdraw()
 
     def on_fit_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:

@@ -30,10 +30,10 @@ def bn_stats_kl(observed: Observed) -> Tensor:
 
     Twice the Kullback-Leibler divergence of two Gaussians; 0 where the statistics agree. Unlike equation 5 it is the same
     for every affine scaling of a channel, so that layers of large variance do not swamp the rest. Constants: the norm's
-    own eps beside s, 1e-8 beside v.
+    own eps beside s, at least 1e-5 (some have 0), and 1e-8 beside v.
     """
     norm = observed.norm
-    expected = norm.var + norm.eps
+    expected = norm.var + max(norm.eps, 1e-5)
     ratio = (observed.var + 1e-8) / expected
     return ((observed.mean - norm.mean).square() / expected + ratio - ratio.log() - 1).mean()
 
@@ -59,6 +59,7 @@ class BatchNormStatistics(nn.Module):
         if form not in FORMS:
             raise InputError(f"bn_stats.form: expected one of {sorted(FORMS)}, got {form!r}")
         self.form = form
+        self._factors: dict[str, float] = {}
         self.layer_weights = {str(k): float(v) for k, v in (layer_weights or {}).items()}
 
     def setup(self, student: Detector | None, teacher: Detector | None) -> None:
@@ -72,6 +73,11 @@ class BatchNormStatistics(nn.Module):
         known = set(names) | {str(i) for i in range(len(names))}
         if unknown := sorted(set(self.layer_weights) - known):
             raise InputError(f"bn_stats.layer_weights: expected names of norms or 0 to {len(names) - 1}, got {unknown}")
+        self._factors = {n: self.layer_weights.get(n, self.layer_weights.get(str(i), 1.0)) for i, n in enumerate(names)}
+        if not any(self._factors.values()):
+            raise InputError(
+                "bn_stats.layer_weights: expected a layer of non-zero weight; leave the term out of loss=[...] instead"
+            )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         assert step.statistics is not None
@@ -80,8 +86,8 @@ class BatchNormStatistics(nn.Module):
 
     def _values(self, statistics: Sequence[Observed]) -> list[Tensor]:
         distance, values = FORMS[self.form], []
-        for i, observed in enumerate(statistics):
-            factor = self.layer_weights.get(observed.norm.name, self.layer_weights.get(str(i), 1.0))
+        for observed in statistics:
+            factor = self._factors.get(observed.norm.name, 1.0)
             if factor != 0:
                 value = distance(observed)
                 values.append(value if factor == 1 else factor * value)

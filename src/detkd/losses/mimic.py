@@ -54,6 +54,8 @@ def compare(student: Prediction, teacher: Prediction) -> list[str]:
         differences.append(_differ("images", len(teacher), len(student)))
     if student.sizes != teacher.sizes:
         differences.append(_differ("levels (height, width, anchors)", teacher.sizes, student.sizes))
+    if student.geometry != teacher.geometry:
+        differences.append(_differ("anchors and offsets", teacher.geometry, student.geometry))
     return differences
 
 

@@ -77,6 +77,8 @@ def _build_stage(node: DictConfig, resolution: Any, iterations: int | None) -> S
     known = {"resolution", "iterations", "optimizer", "final_lr", "weights"}
     if unknown := sorted(set(map(str, node)) - known):
         raise InputError(f"stages: expected the keys {sorted(known)}, found {unknown}")
+    if lacking := sorted({"resolution", "iterations", "optimizer"} - set(map(str, node))):
+        raise InputError(f"stages: expected the keys {lacking} in every stage, found {sorted(map(str, node))}")
     side = node.resolution if resolution is None else resolution
     size = (side, side) if isinstance(side, int) else tuple(side)
     if len(size) != 2:

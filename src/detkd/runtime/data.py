@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
@@ -72,9 +73,15 @@ def _latest_set(teacher: Detector | None) -> Path:
     if found is None:
         raise InputError(
             "data.root: expected a folder, or a complete set made for this teacher under runs/, found none; "
-            "make one with: python -m detkd.invert teacher=... (the same teacher)"
+            f"make one with: python -m detkd.invert {' '.join(_teacher_overrides())}"
         )
     return found
+
+
+def _teacher_overrides() -> list[str]:
+    """What this command line says of the teacher, so that another command can say the same."""
+    given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    return [o for o in given if o.startswith("teacher")] or ["teacher=scenes"]
 
 
 def score_student(cfg: DictConfig, student: Detector, datamodule: DetectionDataModule) -> dict[str, Any]:

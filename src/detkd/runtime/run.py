@@ -17,6 +17,8 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import detkd
@@ -46,7 +48,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             try:
                 prepare_multirun()
                 return task(cfg)
-            except InputError as error:
+            except (InputError, MisconfigurationException) as error:
                 fail(error)
             except InstantiationException as error:
                 cause = error.__cause__
@@ -54,12 +56,19 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                     raise
                 fail(cause if isinstance(cause, InputError) else error)
             finally:
+                finish_loggers()
                 finish_multirun()
 
         run.__module__, run.__name__ = task.__module__, config_name
         return hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run)
 
     return decorate
+
+
+def finish_loggers() -> None:
+    """Close what a logger left open, so that the next job of a sweep starts a run of its own."""
+    if (wandb := sys.modules.get("wandb")) is not None and getattr(wandb, "run", None) is not None:
+        wandb.finish(quiet=True)
 
 
 def fail(error: Exception) -> None:
@@ -69,7 +78,7 @@ def fail(error: Exception) -> None:
 
 
 def quiet() -> None:
-    """Silence advice that is not about this run."""
+    """Silence advice that is not about this run, and let matrices multiply in TF32 where a GPU can (Lightning asks for a choice)."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "Tip" not in r.getMessage())
     for text in (".*isinstance.treespec.*", ".*in eval mode at the start of training.*", ".*no optimizer.*", ".*num_workers.*"):
         warnings.filterwarnings("ignore", message=text)
@@ -99,13 +108,15 @@ def claim(cfg: DictConfig, folder: Path) -> None:
             raise InputError(f"{path}: expected the config of a run, found {type(error).__name__}: {error}") from None
         if keys := differing(there, mine):
             raise InputError(f"{folder}: expected an empty folder or this run's, found another run; keys that differ: {keys}")
-    elif (folder / RESULTS_FILE).exists():
+    elif (folder / RESULTS_FILE).exists() or (folder / "manifest.json").exists():
         raise InputError(f"{folder}: expected an empty folder, found the results of another run")
     record(cfg, folder)
 
 
 def record(cfg: DictConfig, folder: Path) -> None:
-    """Write the resolved config into the run's folder."""
+    """Write the resolved config into the run's folder; the first process does."""
+    if getattr(rank_zero_only, "rank", 0):
+        return
     write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
 
 

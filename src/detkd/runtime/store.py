@@ -18,7 +18,7 @@ from detkd.evaluation.coco import ap50, detect_images
 from detkd.inversion.module import InversionModule
 from detkd.inversion.stage import Stage
 from detkd.runtime.run import RESULTS_FILE
-from detkd.structures import Target
+from detkd.structures import Detection, Target
 
 # What determines the images. The rest of the config says where, on what and how watched a run is.
 RECIPE = ("image", "loss", "layout", "augmentation", "n_images", "batch_size", "seed", "look_every", "fold", "channels_last")
@@ -64,15 +64,21 @@ def images_in(module: InversionModule) -> int:
     return sum(tail if index == last else module.batch_size for index in module.done)
 
 
-def score_images(writer: StoreWriter, n_shards: int, teacher: Detector, verifier: Detector | None) -> dict[str, float | None]:
-    """AP50 of the teacher, and of the verifier if there is one, on the 8-bit images as stored."""
-    shards = [writer.read_shard(index) for index in range(n_shards)]
-    images = [image for shard in shards for image in shard.images]
-    targets: list[Target] = [target for shard in shards for target in shard.targets]
-    scores: dict[str, float | None] = {"teacher_ap50": ap50(detect_images(teacher, images), targets), "verifier_ap50": None}
-    if verifier is not None:
-        scores["verifier_ap50"] = ap50(detect_images(verifier, images), _named(targets, teacher, verifier))
-    return scores
+def score_images(
+    writer: StoreWriter, n_shards: int, teacher: Detector, verifier: Detector | None, device: str = "cpu"
+) -> dict[str, float | None]:
+    """AP50 of the teacher, and of the verifier if there is one, on the 8-bit images as stored, read shard by shard."""
+    targets: list[Target] = []
+    by_teacher: list[Detection] = []
+    by_verifier: list[Detection] = []
+    for index in range(n_shards):
+        shard = writer.read_shard(index)
+        targets += shard.targets
+        by_teacher += detect_images(teacher, list(shard.images), device=device)
+        if verifier is not None:
+            by_verifier += detect_images(verifier, list(shard.images), device=device)
+    verified = None if verifier is None else ap50(by_verifier, _named(targets, teacher, verifier))
+    return {"teacher_ap50": ap50(by_teacher, targets), "verifier_ap50": verified}
 
 
 def speed(folder: Path, images: int, made: int, seconds: float) -> dict[str, Any]:

@@ -109,6 +109,7 @@ class DarknetDetector(nn.Module):
             strides=tuple(level.stride for level in self._levels),
             features=features,
             image_size=(height, width),
+            geometry=tuple((level.anchors, level.scale_x_y) for level in self._levels),
         )
 
     def loss(self, prediction: Prediction, targets: Sequence[Target]) -> dict[str, Tensor]:

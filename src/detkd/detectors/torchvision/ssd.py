@@ -24,6 +24,7 @@ from detkd.detectors.torchvision.base import (
 )
 from detkd.detectors.torchvision.labels import make_head_labels
 from detkd.detectors.torchvision.weights import load_published
+from detkd.errors import InputError
 from detkd.structures import Detection, Prediction, Resize, Target
 
 ARCHITECTURES = table_of(
@@ -105,9 +106,9 @@ class SSD(nn.Module):
             load_published(self.model, architecture, weights)
 
     def forward(self, images: Tensor) -> Prediction:
-        """(B, 3, H, W) RGB images in [0, 1] to a Prediction. Raises ValueError on sides that SSD300 cannot take."""
+        """(B, 3, H, W) RGB images in [0, 1] to a Prediction. Raises InputError on sides that SSD300 cannot take."""
         if self.architecture.name == "ssd300_vgg16" and min(size_of(images)) < _SSD300_SMALLEST:
-            raise ValueError(f"expected images of at least {_SSD300_SMALLEST} px for ssd300_vgg16, got {size_of(images)}")
+            raise InputError(f"expected images of at least {_SSD300_SMALLEST} px for ssd300_vgg16, got {size_of(images)}")
         maps = list(self.model.backbone(self.normalise(images)).values())
         output = self.model.head(maps)
         logits = output["cls_logits"]  # (B, N, width)
