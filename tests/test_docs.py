@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
+import textwrap
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,7 +112,7 @@ def test_code_that_a_method_names_is_there(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=[p.relative_to(ROOT).as_posix() for p in DOCUMENTS])
 def test_python_snippets_compile_and_their_imports_exist(document: Path) -> None:
     for snippet in re.findall(r"```python\n(.*?)```", document.read_text(), flags=re.DOTALL):
-        compile(inspect.cleandoc(snippet), f"<snippet of {document.name}>", "exec")
+        compile(textwrap.dedent(snippet), f"<snippet of {document.name}>", "exec")
         for module, names in re.findall(r"^from (detkd[\w.]*) import (.+)$", snippet, flags=re.MULTILINE):
             imported = importlib.import_module(module)
             for name in re.findall(r"\w+", names):

@@ -82,7 +82,8 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "Tip" not in r.getMessage())
     for text in (".*isinstance.treespec.*", ".*in eval mode at the start of training.*", ".*no optimizer.*", ".*num_workers.*"):
         warnings.filterwarnings("ignore", message=text)
-    warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
+    for text in (".*Total length of `list` across ranks is zero.*", ".*Experiment logs directory.*", ".*no `val_dataloader`.*"):
+        warnings.filterwarnings("ignore", message=text)
     torch.set_float32_matmul_precision("high")
 
 
