@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import textwrap
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -97,9 +97,9 @@ class Prediction:
         strides: pixels a cell of each level.
         features: backbone stages and neck maps by name ("c3", "p3", ...), each (B, C, H, W).
         image_size: (height, width) in pixels of the images that were passed in.
+        state: private to the adapter that made it: nested dicts of batch-first tensors, or lists with one item an image.
         geometry: what turns raw boxes into boxes, one item a level (anchors in pixels, offsets); detectors whose raw outputs mean the
             same have equal ones.
-        state: private to the adapter that made it: nested dicts of batch-first tensors, or lists with one item an image.
     """
 
     raw: dict[str, Tensor]
@@ -107,8 +107,8 @@ class Prediction:
     strides: tuple[int, ...]
     features: dict[str, Tensor]
     image_size: tuple[int, int]
-    geometry: tuple[Any, ...] = ()
     state: dict[str, Any] = field(default_factory=dict)
+    geometry: tuple[Any, ...] = ()
 
     def __len__(self) -> int:
         return next(iter(self.raw.values())).shape[0]

@@ -187,7 +187,8 @@ def test_a_loss_that_is_not_finite_names_term_and_iteration(command: Command, ti
     assert re.search(r"loss term \w+ is not finite at iteration \d+ of stage 0, batch 0", message)
     assert not (tmp_path / "out" / "results.json").exists()
     assert not (tmp_path / "out" / "instances.json").exists()
-    assert not list((tmp_path / "out" / "shards").iterdir())
+    assert not (tmp_path / "out" / "shards").exists()  # given up: a corrected run may have the folder
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_a_folder_that_holds_something_else(command: Command, tiny: list[str], tmp_path: Path, files_of: Files) -> None:

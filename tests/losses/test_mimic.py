@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from detkd.detectors.darknet.detector import yolov3_tiny
 from detkd.errors import InputError
 from detkd.losses.mimic import Mimic, mimic_loss
 from detkd.losses.step import Step
@@ -146,3 +147,13 @@ def test_term_reads_the_step(tiny_detector: Any) -> None:
     assert step.student_prediction is not None
     assert step.teacher_prediction is not None
     assert torch.equal(Mimic()(step)["mimic"], mimic_loss(step.student_prediction, step.teacher_prediction))
+
+
+def test_the_same_layout_with_other_anchors_is_refused() -> None:
+    classes = ("a", "b")
+    anchors = [(8, 8), (12, 12), (16, 16), (20, 20), (24, 24), (28, 28)]
+    student = yolov3_tiny(classes, (32, 32), width=0.125)
+    teacher = yolov3_tiny(classes, (32, 32), width=0.125, anchors=anchors)
+    with pytest.raises(InputError, match="anchors and offsets"):
+        Mimic().setup(student, teacher)
+    Mimic().setup(yolov3_tiny(classes, (32, 32), width=0.25, anchors=anchors), teacher)

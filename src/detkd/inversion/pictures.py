@@ -11,8 +11,10 @@ import lightning
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image as PilImage
+from PIL import ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.utils import draw_bounding_boxes, make_grid
+from torchvision.transforms.functional import pil_to_tensor
+from torchvision.utils import make_grid
 
 from detkd.disk import replace_file
 from detkd.inversion.module import InversionModule
@@ -32,15 +34,24 @@ def picture_grid(
     drawn = []
     for image, target in zip(images.cpu(), targets, strict=True):
         large = image.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-        boxes = target["boxes"].cpu() * factor
-        keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        names = [classes[int(label)] for label in target["labels"][keep.to(target["labels"].device)]]
-        if len(names):
-            large = draw_bounding_boxes(
-                large, boxes[keep], labels=names, colors="yellow", label_colors="yellow", width=max(1, factor // 2)
-            )
-        drawn.append(large)
+        drawn.append(_with_boxes(large, target["boxes"].cpu() * factor, [classes[int(i)] for i in target["labels"]]))
     return make_grid(torch.stack(drawn), nrow=min(columns, len(drawn)), padding=2)
+
+
+def _with_boxes(image: Tensor, boxes_xyxy: Tensor, names: Sequence[str]) -> Tensor:
+    """Draw boxes, each with its name on a dark ground above it or, at the top edge, inside it."""
+    picture = PilImage.fromarray(image.permute(1, 2, 0).numpy())
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=11)
+    for (left, top, right, bottom), name in zip(boxes_xyxy.tolist(), names, strict=True):
+        if right <= left or bottom <= top:
+            continue
+        draw.rectangle((left, top, right - 1, bottom - 1), outline="yellow")
+        x0, y0, x1, y1 = draw.textbbox((0, 0), name, font=font)
+        x = max(0.0, min(left, picture.width - (x1 - x0) - 3))
+        y = top - (y1 - y0) - 4 if top > y1 - y0 + 4 else top + 1
+        draw.rectangle((x, y, x + x1 - x0 + 3, y + y1 - y0 + 3), fill="black")
+        draw.text((x + 2 - x0, y + 2 - y0), name, fill="yellow", font=font)
+    return pil_to_tensor(picture)
 
 
 def save_picture(picture: Tensor, path: Path) -> None:

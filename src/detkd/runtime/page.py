@@ -31,7 +31,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; } th, td { text-align: left; padding: .3rem 1rem; border-bottom: 1px solid #8886; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
-img { max-width: 100%; height: auto; image-rendering: pixelated; } figure { margin: 1.5rem 0; }
+img { max-width: 100%; height: auto; } figure { margin: 1.5rem 0; }
 """
 
 
