@@ -68,7 +68,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 def finish_loggers() -> None:
     """Close what a logger left open, so that the next job of a sweep starts a run of its own."""
     if (wandb := sys.modules.get("wandb")) is not None and getattr(wandb, "run", None) is not None:
-        wandb.finish(quiet=True)
+        wandb.finish()
 
 
 def fail(error: Exception) -> None:
