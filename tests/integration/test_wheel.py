@@ -31,7 +31,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which the wheel was installed."""
     folder = tmp_path_factory.mktemp("wheel")
     built = run("-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), str(CHECKOUT), cwd=folder)
-    if built.returncode and "hatchling" in built.stderr:
+    # only this: a build that fails for another reason names hatchling in its traceback too
+    if "No matching distribution found for hatchling" in built.stderr and "CI" not in os.environ:
         pytest.skip(f"no network to fetch hatchling from, which builds the wheel: {built.stderr[-300:]}")
     assert built.returncode == 0, built.stderr
     (wheel,) = folder.glob("detkd-*.whl")
