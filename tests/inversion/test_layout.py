@@ -14,7 +14,7 @@ from detkd.structures import Target
 def draw(
     count: int = 400, classes: int = 7, canvas: tuple[int, int] = (60, 100), seed: int = 0, **options: Any
 ) -> list[Target]:
-    return UniformBoxes(**options)(count, classes, canvas, torch.Generator().manual_seed(seed))
+    return UniformBoxes(**options)(count, [str(i) for i in range(classes)], canvas, torch.Generator().manual_seed(seed))
 
 
 def test_one_box_an_image_inside_the_canvas_with_all_classes() -> None:

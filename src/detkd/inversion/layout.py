@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -17,8 +18,10 @@ class Layout(Protocol):
 
     seed: int
 
-    def __call__(self, count: int, num_classes: int, image_size: tuple[int, int], generator: torch.Generator) -> list[Target]:
-        """Targets for ``count`` images of (height, width) pixels, from a CPU generator."""
+    def __call__(
+        self, count: int, classes: Sequence[str], image_size: tuple[int, int], generator: torch.Generator
+    ) -> list[Target]:
+        """Targets for ``count`` images of (height, width) pixels, from a CPU generator; label i is ``classes[i]``."""
         ...
 
 
@@ -55,8 +58,10 @@ class UniformBoxes:
         self.ratio = ratio
         self.seed, self.boxes, self.size, self.inside, self.max_iou = seed, tuple(boxes), tuple(size), inside, max_iou
 
-    def __call__(self, count: int, num_classes: int, image_size: tuple[int, int], generator: torch.Generator) -> list[Target]:
-        return [self._one_image(num_classes, image_size, generator) for _ in range(count)]
+    def __call__(
+        self, count: int, classes: Sequence[str], image_size: tuple[int, int], generator: torch.Generator
+    ) -> list[Target]:
+        return [self._one_image(len(classes), image_size, generator) for _ in range(count)]
 
     def _one_image(self, num_classes: int, image_size: tuple[int, int], generator: torch.Generator) -> Target:
         fewest, most = self.boxes

@@ -183,7 +183,7 @@ class InversionModule(lightning.LightningModule):
             count = min(self.batch_size, self.n_images - first)
             generator = torch.Generator(self.device).manual_seed(seed_of("images", self.seed, work.batch))
             draws = torch.Generator().manual_seed(seed_of("layout", self.layout.seed, work.batch))
-            targets = self.layout(count, len(self.teacher.spec.classes), stage.resolution, draws)
+            targets = self.layout(count, self.teacher.spec.classes, stage.resolution, draws)
             moved: list[Target] = [
                 {"boxes": t["boxes"].to(self.device), "labels": t["labels"].to(self.device)} for t in targets
             ]
