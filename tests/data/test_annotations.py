@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from detkd.data.annotations import coco_json, read_annotations
+from detkd.data.annotations import coco_json, read_annotations, read_boxes
 from detkd.errors import InputError
 
 GOOD: dict[str, Any] = {
@@ -234,3 +234,21 @@ def test_coco_json_is_read_back(folder: Path) -> None:
     assert back.records[0].truth["boxes"].tolist() == [[1.5, 2, 4, 6]]
     assert back.records[0].truth["labels"].tolist() == [1]
     assert len(back.records[1].truth["labels"]) == 0
+
+
+def test_boxes_are_read_without_images_and_without_their_names(tmp_path: Path) -> None:
+    content = changed("images.0.file_name", "../../../etc/passwd")
+    del content["images"][1]["file_name"]
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    (size, truth), (other, empty) = read_boxes(path, classes=("x", "dog", "cat"))
+    assert (size, other) == ((20, 40), (30, 10))
+    assert truth["boxes"].tolist() == [[1, 2, 4, 6], [30, 10, 40, 20]]
+    assert truth["labels"].tolist() == [1, 2]
+    assert truth["iscrowd"].tolist() == [False, True]
+    assert empty["boxes"].shape == (0, 4)
+    path.write_text(json.dumps(changed("annotations", ...)))
+    assert read_boxes(path) == []
+    path.write_text(json.dumps(changed("images.1.width", ...)))
+    with pytest.raises(InputError, match=r"images\[1\].*missing are \['width'\]"):
+        read_boxes(path)

@@ -74,36 +74,23 @@ def read_annotations(
     Raises InputError naming the file and the entry for anything else: not json, missing keys, wrong types, ids that repeat or that
     nothing has, images that are missing, and file names that leave the folder (absolute, "..", or by a link).
     """
-    content = _entry(_read_json(path), str(path), ("images", "categories"))
-    names = _categories(content["categories"], path)
-    if classes is None:
-        classes = tuple(dict.fromkeys(names[i] for i in sorted(names)))
-    known = {canonical(c): label for label, c in enumerate(classes)}
-    label_of = {i: known.get(canonical(n)) for i, n in names.items()} | {
-        i: classes.index(n) for i, n in names.items() if n in classes
-    }
-    images = _images(content["images"], path, folders)
-    truths: dict[int, GroundTruth] = {}
-    if "annotations" in content:
-        by_image = _annotations(content["annotations"], path, images, names)
-        used = {int(a["category_id"]) for entries in by_image.values() for _, a in entries}
-        _check_known(path, classes, {names[i] for i in used if label_of[i] is None}, used, label_of, on_unknown)
-        dropped = 0
-        for image_id, entries in by_image.items():
-            size = images[image_id].size
-            assert size is not None
-            kept = [(where, a) for where, a in entries if label_of[int(a["category_id"])] is not None]
-            truths[image_id], invalid = _truth(kept, size, label_of, invalid_boxes)
-            dropped += invalid
-        if dropped:
-            warnings.warn(f"{path}: left out {dropped} boxes of no extent in their image", stacklevel=2)
-    records = [Record(r.image_id, r.path, r.size, truths.get(r.image_id)) for r in images.values()]
-    category_ids: dict[int, int] = {}
-    for category_id in sorted(names):
-        label = label_of[category_id]
-        if label is not None:
-            category_ids.setdefault(label, category_id)
-    return Annotations(tuple(classes), category_ids, records)
+    return _read(path, folders, classes, on_unknown, invalid_boxes)
+
+
+def read_boxes(
+    path: Path,
+    classes: Sequence[str] | None = None,
+    *,
+    on_unknown: OnProblem = "error",
+    invalid_boxes: OnProblem = "error",
+) -> list[tuple[tuple[int, int], GroundTruth]]:
+    """Read the boxes of a COCO json whose images need not be there: of each image its (height, width) and what is in it.
+
+    Arguments and errors are those of :func:`read_annotations`, but file names are not looked at and may be missing. A json without
+    the key "annotations" has nothing to read: an empty list.
+    """
+    records = _read(path, None, classes, on_unknown, invalid_boxes).records
+    return [(r.size, r.truth) for r in records if r.size is not None and r.truth is not None]
 
 
 def coco_json(
@@ -126,6 +113,46 @@ def coco_json(
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
+def _read(
+    path: Path,
+    folders: Sequence[Path] | None,
+    classes: Sequence[str] | None,
+    on_unknown: OnProblem,
+    invalid_boxes: OnProblem,
+) -> Annotations:
+    """As :func:`read_annotations`; without folders no image is looked for, and the path of every record is that of the json."""
+    content = _entry(_read_json(path), str(path), ("images", "categories"))
+    names = _categories(content["categories"], path)
+    if classes is None:
+        classes = tuple(dict.fromkeys(names[i] for i in sorted(names)))
+    known = {canonical(c): label for label, c in enumerate(classes)}
+    label_of = {i: known.get(canonical(n)) for i, n in names.items()} | {
+        i: classes.index(n) for i, n in names.items() if n in classes
+    }
+    images = _images(content["images"], path, folders)
+    truths: dict[int, GroundTruth] = {}
+    if "annotations" in content:
+        by_image = _annotations(content["annotations"], path, images, names)
+        used = {int(a["category_id"]) for entries in by_image.values() for _, a in entries}
+        _check_known(path, classes, {names[i] for i in used if label_of[i] is None}, used, label_of, on_unknown)
+        dropped = 0
+        for image_id, entries in by_image.items():
+            size = images[image_id].size
+            assert size is not None
+            kept = [(where, a) for where, a in entries if label_of[int(a["category_id"])] is not None]
+            truths[image_id], invalid = _truth(kept, size, label_of, invalid_boxes)
+            dropped += invalid
+        if dropped:
+            warnings.warn(f"{path}: left out {dropped} boxes of no extent in their image", stacklevel=3)
+    records = [Record(r.image_id, r.path, r.size, truths.get(r.image_id)) for r in images.values()]
+    category_ids: dict[int, int] = {}
+    for category_id in sorted(names):
+        label = label_of[category_id]
+        if label is not None:
+            category_ids.setdefault(label, category_id)
+    return Annotations(tuple(classes), category_ids, records)
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
@@ -146,17 +173,19 @@ def _categories(entries: Any, path: Path) -> dict[int, str]:
     return names
 
 
-def _images(entries: Any, path: Path, folders: Sequence[Path]) -> dict[int, Record]:
+def _images(entries: Any, path: Path, folders: Sequence[Path] | None) -> dict[int, Record]:
     records: dict[int, Record] = {}
-    resolved = [folder.resolve() for folder in folders]
-    for where, entry in _entries(entries, path, "images", ("id", "file_name", "width", "height")):
+    resolved = None if folders is None else [folder.resolve() for folder in folders]
+    keys: tuple[str, ...] = ("id", "width", "height") if folders is None else ("id", "file_name", "width", "height")
+    for where, entry in _entries(entries, path, "images", keys):
         image_id = _integer(entry["id"], f"{where}.id")
         if image_id in records:
             raise InputError(f"{where}: expected image ids that differ, got {image_id} again")
         size = (_integer(entry["height"], f"{where}.height"), _integer(entry["width"], f"{where}.width"))
         if not all(0 < side <= 1_000_000 for side in size):
             raise InputError(f"{where}: expected width and height in pixels, got {size[1]} and {size[0]}")
-        records[image_id] = Record(image_id, _find_image(entry["file_name"], f"{where}.file_name", resolved), size)
+        file = path if resolved is None else _find_image(entry["file_name"], f"{where}.file_name", resolved)
+        records[image_id] = Record(image_id, file, size)
     return records
 
 
@@ -217,7 +246,7 @@ def _check_known(
         raise InputError(f"{message}, and none that is among them")
     if on_unknown == "error":
         raise InputError(f"{message}; on_unknown=drop leaves their boxes out")
-    warnings.warn(f"{message}: their boxes are left out", stacklevel=3)
+    warnings.warn(f"{message}: their boxes are left out", stacklevel=4)
 
 
 def _truth(
