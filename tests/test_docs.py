@@ -16,9 +16,13 @@ from detkd.runtime.run import config_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md")])
-COMMANDS = ("invert", "distill", "evaluate")
+COMMANDS = ("invert", "tile", "distill", "evaluate")
 # docs/methods/<name>.md is about the term losses/<name>.py, or about these components
-COMPONENTS = {"image": ["detkd.inversion.image"], "augmentation": ["detkd.inversion.augment", "detkd.data.augment"]}
+COMPONENTS = {
+    "image": ["detkd.inversion.image"],
+    "augmentation": ["detkd.inversion.augment", "detkd.data.augment"],
+    "tiling": ["detkd.data.tile", "detkd.data.tilings", "detkd.data.counts"],
+}
 
 
 def sections() -> Iterator[tuple[str, str, list[str], list[str]]]:

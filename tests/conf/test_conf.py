@@ -25,7 +25,7 @@ GROUPS = sorted({p.parent.name for p in CONF.glob("*/*.yaml")})
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 # which commands select from a group; an option that belongs to one of them only says so here
 USED_BY = {
-    "augmentation": {"invert": {"diode", "none"}, "distill": {"train", "mosaic", "multi_scale", "none"}},
+    "augmentation": {"invert": {"diode", "none"}, "distill": {"train", "mosaic", "tile", "multi_scale", "none"}},
     "callbacks": {"invert": {"invert", "none"}, "distill": {"distill", "none"}},
     "data": {"distill": None},
     "image": {"invert": None},

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detkd.data.augment import Compose, HorizontalFlip, HsvJitter, Mosaic, MultiScale, hsv_to_rgb, rgb_to_hsv
+from detkd.data.augment import Compose, HorizontalFlip, HsvJitter, Mosaic, MultiScale, Tile, hsv_to_rgb, rgb_to_hsv
 from detkd.errors import InputError
 from detkd.structures import Target
 
@@ -36,7 +36,7 @@ def seen(image: Tensor, label: int) -> Tensor:
 
 
 EMPTY = Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
-ALL = [HorizontalFlip(0.5), HsvJitter(), Mosaic(), MultiScale(64, 160)]
+ALL = [HorizontalFlip(0.5), HsvJitter(), Mosaic(), Tile(), MultiScale(64, 160)]
 
 
 @pytest.mark.parametrize("augmentation", ALL, ids=lambda a: type(a).__name__)
@@ -176,6 +176,75 @@ def test_mosaic_of_probability_zero_does_nothing() -> None:
     assert followed == targets
 
 
+def test_tile_boxes_frame_what_is_seen() -> None:
+    images, targets = scene(2, 3)  # image i shows its rectangle in channel i
+    sizes = set()
+    for seed in range(20):
+        out, followed = Tile([2, 6], min_side=0)(images, targets, seeded(seed))
+        assert out.shape == images.shape
+        assert followed is not None
+        for image, target in zip(out, followed):
+            sizes.add(len(target["boxes"]))
+            framed = torch.zeros_like(image)
+            for (x1, y1, x2, y2), label in zip(target["boxes"].tolist(), target["labels"].tolist()):
+                # the part of each pixel that the box covers
+                rows = (torch.arange(1, SIZE[0] + 1).clamp(max=y2) - torch.arange(SIZE[0]).clamp(min=y1)).clamp(min=0)
+                columns = (torch.arange(1, SIZE[1] + 1).clamp(max=x2) - torch.arange(SIZE[1]).clamp(min=x1)).clamp(min=0)
+                framed[label] += rows[:, None] * columns
+            # edges are soft; a frame one pixel off in x and y would differ by the whole rim
+            rim = (target["boxes"][:, 2:] - target["boxes"][:, :2]).sum() * 2
+            assert (image - framed).abs().sum() <= 0.4 * rim
+    assert sizes == {2, 3, 4, 5, 6}
+
+
+def test_tile_has_the_image_itself_and_others_of_the_batch() -> None:
+    images = torch.arange(1, 9)[:, None, None, None].expand(8, 3, *SIZE) / 8
+    targets = [Target(boxes=torch.tensor([[0.0, 0.0, 96.0, 64.0]]), labels=torch.tensor([i])) for i in range(8)]
+    others = set()
+    for seed in range(5):
+        out, followed = Tile({4: 1})(images, targets, seeded(seed))
+        assert followed is not None
+        for i, (image, target) in enumerate(zip(out, followed)):
+            labels = target["labels"].tolist()
+            assert labels[0] == i
+            assert len(labels) == 4
+            others |= set(labels[1:])
+            for (x1, y1, x2, y2), label in zip(target["boxes"].int().tolist(), labels):
+                torch.testing.assert_close(image[:, y1:y2, x1:x2], images[label, :, y1:y2, x1:x2])
+    assert others == set(range(8))
+
+
+def test_tile_of_probability_zero_or_one_image_does_nothing() -> None:
+    images, targets = scene(2, 4)
+    targets[0] = Target(boxes=torch.tensor([[3.0, 3.0, 4.0, 9.0]]), labels=torch.tensor([0]))  # thinner than min_side
+    for augmentation in (Tile(p=0.0), Tile([1, 1])):
+        out, followed = augmentation(images, targets, seeded())
+        assert torch.equal(out, images)
+        assert followed == targets
+
+
+def test_tile_draws_per_image() -> None:
+    images, targets = scene(2, 400)
+    _, followed = Tile("voc", p=0.5, most=3, min_side=0)(images, targets, seeded())
+    assert followed is not None
+    counts = torch.bincount(torch.tensor([len(t["boxes"]) for t in followed])) / 400
+    assert counts.tolist() == pytest.approx([0, 0.5 + 0.5 * 0.3, 0.5 * 0.34, 0.5 * 0.36], abs=0.08)
+
+
+def test_tile_refuses_what_cannot_be() -> None:
+    for make, message in (
+        (lambda: Tile(p=1.5), "Tile.p: expected a number from 0 to 1"),
+        (lambda: Tile(most=26), "Tile.most: expected 1 to 25 images, got 26"),
+        (lambda: Tile(most=0), "Tile.most: expected 1 to 25 images, got 0"),
+        (lambda: Tile([1, 10]), "Tile.counts: expected at most 9 objects an image, got 10"),
+        (lambda: Tile("imagenet"), "Tile.counts: expected one of uniform, random, coco, voc"),
+        (lambda: Tile(min_side=-1), "Tile.min_side: expected pixels from 0, got -1"),
+        (lambda: Tile(min_side=float("nan")), "Tile.min_side"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make()
+
+
 def test_multi_scale_sizes_and_boxes() -> None:
     images, targets = scene(3, 2)
     sizes = set()
@@ -207,7 +276,7 @@ def test_bad_probabilities() -> None:
 def test_compose_chains_and_keeps_the_gradient() -> None:
     images, targets = scene(4, 4)
     images = (0.2 + 0.6 * images).requires_grad_()
-    chain = Compose([HorizontalFlip(), HsvJitter(), Mosaic(), MultiScale(64, 64)])
+    chain = Compose([HorizontalFlip(), HsvJitter(), Mosaic(), Tile([1, 4]), MultiScale(64, 64)])
     out, followed = chain(images, targets, seeded())
     out.mean().backward()
     assert images.grad is not None

@@ -6,7 +6,8 @@ generator, and returns images and targets; what it was given is left as it was. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -14,6 +15,8 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from detkd.boxes import area_xyxy, clip_xyxy
+from detkd.data.counts import counts_from
+from detkd.data.tile import MOST, Cell, boxes_in_cells, lay_out, resized
 from detkd.errors import InputError
 from detkd.structures import Target
 
@@ -136,6 +139,58 @@ class Mosaic:
         return mosaics, followed
 
 
+class Tile:
+    """Replace images by tilings of several images of the batch, as :func:`detkd.data.tile.lay_out` lays them out.
+
+    Args:
+        counts: how many images one is made of: a name, {count: weight} or [fewest, most], see :mod:`detkd.data.counts`.
+        p: probability an image; the others stay as they are.
+        min_side: a box that becomes less than this many pixels wide or high is dropped.
+        most: largest count, at most 25; a distribution by name is cut there.
+
+    The image itself has one of the cells, the others are drawn from the batch with replacement. Each is resized to its cell
+    (bilinear, anti-aliased). Source: DIODE's tiles (Chawla et al., WACV 2021), which are made once and on disk; here they are
+    made anew each step.
+    """
+
+    def __init__(
+        self,
+        counts: str | Mapping[int, float] | Sequence[int] = "coco",
+        p: float = 1.0,
+        min_side: float = 2.0,
+        most: int = 9,
+    ) -> None:
+        if not 1 <= most <= MOST:
+            raise InputError(f"Tile.most: expected 1 to {MOST} images, got {most}")
+        if not min_side >= 0:
+            raise InputError(f"Tile.min_side: expected pixels from 0, got {min_side}")
+        self.counts = counts_from(counts, most, "Tile.counts")
+        self.p = _probability("Tile.p", p)
+        self.min_side = min_side
+
+    def __call__(self, images: Tensor, targets: Sequence[Target] | None, generator: Generator) -> Augmented:
+        batch, _, height, width = images.shape
+        # one number from the generator, wherever it lives, and all that follows on the CPU
+        seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+        chance = Generator().manual_seed(int(seed))
+        chosen = _uniform(batch, generator=chance) < self.p  # (B,)
+        counts = torch.where(chosen, self.counts.draw(batch, chance), 1)  # (B,)
+        sources: list[int] = []
+        cells: list[Cell] = []
+        for index, count in enumerate(counts.tolist()):
+            sources += [index, *torch.randint(batch, (count - 1,), generator=chance).tolist()]
+            cells += lay_out(count, (height, width), chance)
+        canvases = torch.repeat_interleave(counts)  # (n,) of each cell
+        tilings = _paint(images, sources, canvases.tolist(), cells)
+        if targets is None:
+            return tilings, None
+        sizes = torch.tensor([[height, width]]).expand(len(cells), 2)
+        which, boxes, labels = boxes_in_cells([targets[s] for s in sources], sizes, cells, self.min_side)
+        kept = torch.bincount(canvases.to(which.device)[which], minlength=batch).tolist()
+        followed = [Target(boxes=b, labels=c) for b, c in zip(torch.split(boxes, kept), torch.split(labels, kept))]
+        return tilings, [t if n == 1 else f for n, t, f in zip(counts.tolist(), targets, followed)]
+
+
 class MultiScale:
     """Resize the whole batch so that its longer side is a random multiple of ``stride``.
 
@@ -161,11 +216,11 @@ class MultiScale:
         size = [max(1, round(side * factor / self.stride)) * self.stride for side in (height, width)]
         if size == [height, width]:
             return images, None if targets is None else list(targets)
-        resized = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+        scaled = resized(images, (size[0], size[1]))
         if targets is None:
-            return resized, None
+            return scaled, None
         ratio = [size[1] / width, size[0] / height] * 2
-        return resized, [Target(boxes=t["boxes"] * t["boxes"].new_tensor(ratio), labels=t["labels"]) for t in targets]
+        return scaled, [Target(boxes=t["boxes"] * t["boxes"].new_tensor(ratio), labels=t["labels"]) for t in targets]
 
 
 def rgb_to_hsv(images: Tensor) -> Tensor:
@@ -191,6 +246,22 @@ def hsv_to_rgb(images: Tensor) -> Tensor:
 def _uniform(*shape: int, generator: Generator) -> Tensor:
     """U[0, 1) on the CPU, drawn where the generator lives."""
     return torch.rand(shape, generator=generator, device=generator.device).cpu()
+
+
+def _paint(images: Tensor, sources: Sequence[int], canvases: Sequence[int], cells: Sequence[Cell]) -> Tensor:
+    """Canvases like ``images``, of which cell i is image ``sources[i]`` on canvas ``canvases[i]``."""
+    by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, cell in enumerate(cells):
+        by_size[cell.height, cell.width].append(number)
+    painted = torch.empty_like(images)
+    for (height, width), numbers in by_size.items():
+        used = sorted({sources[i] for i in numbers})
+        small = resized(images[used], (height, width))  # each image once a size
+        row = {source: i for i, source in enumerate(used)}
+        for i in numbers:
+            top, left = cells[i].top, cells[i].left
+            painted[canvases[i], :, top : top + height, left : left + width] = small[row[sources[i]]]
+    return painted
 
 
 def _mirror(target: Target, width: int) -> Target:
