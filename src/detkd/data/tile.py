@@ -109,9 +109,9 @@ def boxes_in_cells(
         label (k,).
     """
     image, boxes, labels = join_targets(targets)
-    top_left, extent = torch.tensor(cells).to(boxes)[image].split(2, dim=-1)  # (m, 2) each, y before x
-    scale = (extent / sizes.to(boxes)[image]).flip(-1).repeat(1, 2)  # (m, 4)
-    low, extent = top_left.flip(-1).repeat(1, 2), extent.flip(-1).repeat(1, 2)
+    top, left, height, width = torch.tensor(cells).to(boxes)[image].unbind(-1)  # (m,) each
+    low, extent = torch.stack([left, top] * 2, -1), torch.stack([width, height] * 2, -1)  # (m, 4)
+    scale = extent / sizes.to(boxes)[image].flip(-1).repeat(1, 2)
     # a box reaches over its image's border by rounding alone
     placed = torch.minimum(torch.maximum(boxes * scale + low, low), low + extent)
     sides = (placed[:, 2:] - placed[:, :2]).amin(-1)
