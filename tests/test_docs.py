@@ -21,6 +21,8 @@ COMMANDS = ("invert", "tile", "distill", "evaluate")
 COMPONENTS = {
     "image": ["detkd.inversion.image"],
     "augmentation": ["detkd.inversion.augment", "detkd.data.augment"],
+    "layout": ["detkd.inversion.layout", "detkd.inversion.labelled_boxes"],
+    "false_positives": ["detkd.inversion.false_positives"],
     "tiling": ["detkd.data.tile", "detkd.data.tilings", "detkd.data.counts"],
 }
 

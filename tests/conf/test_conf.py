@@ -34,6 +34,7 @@ USED_BY = {
     "loss": {"invert": {"detection", "bn_stats", "tv", "pixel_l2"}, "distill": {"detection", "mimic"}},
     "optimizer": {"distill": None},
     "student": {"distill": None},
+    "sampling": {"invert": None},
     "teacher": {"invert": None, "distill": None, "evaluate": None},
     "trainer": {"invert": None, "distill": None},
     "verifier": {"invert": None},
@@ -140,9 +141,13 @@ def test_the_parts_of_inversion_experiments_instantiate(name: str) -> None:
         instantiate(cfg.image).noise(1, stage.resolution, torch.Generator())
 
 
-@pytest.mark.parametrize(("command", "group", "option"), choices("image", "layout", "augmentation", "callbacks"))
+# what an option asks of the user; any file that can be read stands for it
+GIVEN = {"from_labels": [f"layout.annotations='{__file__}'"]}
+
+
+@pytest.mark.parametrize(("command", "group", "option"), choices("image", "layout", "sampling", "augmentation", "callbacks"))
 def test_parts_instantiate(command: str, group: str, option: str) -> None:
-    node = compose_command(command, f"{group}={option}")[group]
+    node = compose_command(command, f"{group}={option}", *GIVEN.get(option, []))[group]
     made = [instantiate(node, _convert_="all")] if "_target_" in node else build.build_list(node)
     assert len(made) == (1 if "_target_" in node else len(node))
 

@@ -125,12 +125,6 @@ def test_another_teacher_reads_anew(tmp_path: Path) -> None:
     assert sorted(n for t in targets for n in t["labels"].tolist()) == [0, 1, 1]
 
 
-def test_the_checksum_is_of_the_content(tmp_path: Path) -> None:
-    first = LabelledBoxes(written(tmp_path)).sha256
-    assert LabelledBoxes(written(tmp_path)).sha256 == first
-    assert LabelledBoxes(many(tmp_path)).sha256 != first
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
