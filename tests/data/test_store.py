@@ -54,9 +54,7 @@ def test_shards_come_back_bit_for_bit(tmp_path: Path) -> None:
         assert torch.equal(ours["boxes"], theirs["boxes"])
         assert torch.equal(ours["labels"], theirs["labels"])
     assert sorted(p.name for p in (tmp_path / "shards" / "000012").iterdir()) == [
-        "000000.png",
-        "000001.png",
-        "000002.png",
+        *("000000.png", "000000.txt", "000001.png", "000001.txt", "000002.png", "000002.txt"),
         "shard.json",
     ]
     assert made.finished() == {12}
@@ -277,7 +275,9 @@ def test_two_processes_write_one_store(tmp_path: Path) -> None:
     made = writer(tmp_path / "store")
     assert made.finished() == set(range(6))
     assert len(made.finish(6)) == 18
-    assert sorted(p.name for p in (tmp_path / "store").iterdir()) == ["instances.json", "manifest.json", "shards"]
+    assert sorted(p.name for p in (tmp_path / "store").iterdir()) == [
+        *("classes.names", "data.yaml", "instances.json", "manifest.json", "shards", "train.txt"),
+    ]
     alone = writer(tmp_path / "alone")
     for index in range(6):
         alone.write_shard(index, *shard(index))

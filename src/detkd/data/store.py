@@ -2,45 +2,38 @@
 
     manifest.json               what made it, and once complete the scores of each image and a checksum of each shard
     instances.json              COCO annotations of all images; merged once at the end
-    shards/000012/000096.png    image at position 96 of shard 12
-    shards/000012/shard.json    its targets and scores, and the checksum of each image
+    data.yaml, train.txt        the same for YOLO readers; the boxes of an image lie beside it as txt
+    shards/000012/              a batch of images, written whole: see shards.py
+    .claims/                    while it is being made: who works on which shard
 
 Nothing in these files depends on the time, the machine, the folder, or which process wrote which shard.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from detkd.data.annotations import coco_json
+from detkd.data.claims import Claims
 from detkd.data.manifest import FORMAT, VERSION, read_manifest
-from detkd.disk import create_file, differences, dump_json, parse_json, read_checked, replace_file, sha256
+from detkd.data.shards import Shard, check_shard, parse_shard, read_shard, shard_folder, write_shard
+from detkd.data.yolo_txt import write_yolo_index
+from detkd.disk import differences, dump_json, read_checked, replace_file, sha256
 from detkd.errors import InputError
 from detkd.structures import Target
 
 # what makes two runs the same run
 _IDENTITY = ("format", "version", "recipe", "teacher_sha256", "seed", "classes", "image_size")
-
-
-class Shard(NamedTuple):
-    """images (B, 3, H, W) uint8 RGB, a target an image, and the scores that were recorded for each."""
-
-    images: Tensor
-    targets: list[Target]
-    records: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -55,14 +48,19 @@ class Store:
     recipe: dict[str, Any]
     records: list[dict[str, Any]]
     n_shards: int
+    rejected: str = "keep"
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.records)
 
     def read_shard(self, index: int) -> Shard:
-        """Images, targets and records of one shard."""
-        return _read_shard(self.root, index)
+        """The images of one shard that are in the set, with their targets and records."""
+        shard = read_shard(self.root, index)
+        if self.rejected == "keep":
+            return shard
+        kept = [i for i, record in enumerate(shard.records) if record.get("accepted", True)]
+        return Shard(shard.images[kept], [shard.targets[i] for i in kept], [shard.records[i] for i in kept])
 
 
 class StoreWriter:
@@ -73,6 +71,8 @@ class StoreWriter:
         recipe: all that determines the content, json-able. classes: label i is ``classes[i]``. image_size: (height, width).
         teacher_sha256: of the weights that were inverted. seed: of the whole set.
         beside: fnmatch patterns of other files that may be in ``root``, such as a log; hidden files always may.
+
+    claims: who works on what in this folder (:class:`Claims`); close it when done.
 
     Raises InputError when ``root`` holds a store of another recipe (the message shows the keys that differ) or other files.
     """
@@ -103,106 +103,131 @@ class StoreWriter:
             "image_size": list(self.image_size),
         }
         self._header: dict[str, Any] = json.loads(dump_json(header))
-        self._claim(beside)
-        (self.root / "shards").mkdir(exist_ok=True)
+        self.claims = Claims(self.root / ".claims")
+        self._begin(beside)
 
     def finished(self) -> set[int]:
         """Indices of the shards that are there."""
         return {int(p.name) for p in (self.root / "shards").iterdir() if p.name.isdigit() and (p / "shard.json").is_file()}
 
     def write_shard(
-        self, index: int, images: Tensor, targets: Sequence[Target], records: Sequence[Mapping[str, Any]] | None = None
+        self,
+        index: int,
+        images: Tensor,
+        targets: Sequence[Target],
+        records: Sequence[Mapping[str, Any]] | None = None,
+        trace: Mapping[str, Any] | None = None,
     ) -> None:
         """Write a whole shard, or nothing.
 
         images: (B, 3, H, W) uint8 RGB of the store's size. targets: boxes of positive extent inside the image.
-        records: json-able scores of each image.
+        records: json-able scores of each image. trace: json-able course of the batch.
 
-        A shard that is there already with the same content is left as it is. Raises InputError when its content differs, ValueError
-        when the arguments do not fit each other or the store.
+        A shard that is there already with the same content is left as it is. Raises InputError when its content differs, OSError
+        when it cannot be written, ValueError when the arguments do not fit each other or the store.
         """
         records = [{} for _ in targets] if records is None else records
         self._check(index, images, targets, records)
-        files = {f"{i:06d}.png": _png(image) for i, image in enumerate(images.cpu())}
-        entries = [
-            {
-                "file_name": name,
-                "sha256": sha256(content),
-                "boxes": target["boxes"].float().tolist(),
-                "labels": target["labels"].tolist(),
-                "record": record,
-            }
-            for (name, content), target, record in zip(files.items(), targets, records)
-        ]
-        files["shard.json"] = dump_json({"images": entries})
-        final = _shard_folder(self.root, index)
-        temporary = final.parent / f".{final.name}.{uuid.uuid4().hex}.tmp"
-        temporary.mkdir()
-        try:
-            for name, content in files.items():
-                (temporary / name).write_bytes(content)
-            try:
-                temporary.rename(final)
-            except OSError:
-                # a folder that is not empty is not replaced: the shard is there already
-                if not (final / "shard.json").is_file():
-                    raise
-                if (final / "shard.json").read_bytes() != files["shard.json"]:
-                    raise InputError(f"{final}: expected the content that its recipe makes, found another; remove it") from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        write_shard(self.root, index, images, targets, records, trace)
 
     def read_shard(self, index: int) -> Shard:
         """Images, targets and records of one shard. Raises InputError where it is missing or damaged."""
-        return _read_shard(self.root, index)
+        return read_shard(self.root, index)
 
-    def finish(self, n_shards: int) -> Store:
-        """Merge ``n_shards`` shards into instances.json and mark the store complete; to be called by one process, at the end.
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the claim on the files beside the shards, so that no two processes write them at once."""
+        with self.claims.alone("set"):
+            yield
 
-        Raises InputError when a shard is missing or there are more.
+    def repair(self) -> dict[int, str]:
+        """Remove the shards that are damaged, so that they are made again; what was wrong with each, by index.
+
+        Every image is read. A shard is damaged when it does not have its own checksums, or not those of the manifest where that is complete.
+        """
+        sums = [shard["sha256"] for shard in read_manifest(self.root).get("shards", [])]
+        damaged: dict[int, str] = {}
+        for index in sorted(self.finished()):
+            try:
+                path = shard_folder(self.root, index) / "shard.json"
+                check_shard(self.root, index, read_checked(path, sums[index]) if index < len(sums) else path.read_bytes())
+            except (InputError, OSError) as error:
+                if not shard_folder(self.root, index).exists():
+                    continue  # another process was faster
+                damaged[index] = str(error)
+                aside = self.root / "shards" / f".{index:06d}.damaged.tmp"
+                shutil.rmtree(aside, ignore_errors=True)
+                shard_folder(self.root, index).rename(aside)
+                shutil.rmtree(aside, ignore_errors=True)
+        return damaged
+
+    def finish(self, n_shards: int, rejected: Literal["keep", "drop"] = "keep") -> Store:
+        """Merge ``n_shards`` shards into instances.json and the YOLO index, and mark the store complete; any process, any number of times.
+
+        rejected: "drop" leaves images whose record says ``accepted: false`` out of the index (their files stay in the shards).
+
+        Raises InputError when a shard is missing or there are more, or no image is left.
         """
         found = self.finished()
         if found != set(range(n_shards)):
             missing, extra = sorted(set(range(n_shards)) - found), sorted(found - set(range(n_shards)))
             raise InputError(f"{self.root}: expected shards 0 to {n_shards - 1}, missing are {missing}, beyond them {extra}")
-        paths = [_shard_folder(self.root, i) / "shard.json" for i in range(n_shards)]
+        paths = [shard_folder(self.root, i) / "shard.json" for i in range(n_shards)]
         contents = [path.read_bytes() for path in paths]
-        shards = [_entries(parse_json(content, path), path.parent) for content, path in zip(contents, paths)]
+        shards = [parse_shard(content, path.parent)["images"] for content, path in zip(contents, paths)]
         named = [(f"shards/{path.parent.name}/{e['file_name']}", e) for path, entries in zip(paths, shards) for e in entries]
-        annotated = [(name, entry["boxes"], entry["labels"]) for name, entry in named]
-        instances = dump_json(coco_json(annotated, self.classes, self.image_size))
+        if rejected == "drop":
+            named = [(name, entry) for name, entry in named if entry["record"].get("accepted", True)]
+        if not named:
+            raise InputError(f"{self.root}: expected an image that was accepted, found none; lower the thresholds (accept)")
         records = [entry["record"] for _, entry in named]
+        instances = dump_json(coco_json([(n, e["boxes"], e["labels"]) for n, e in named], self.classes, self.image_size))
         manifest = self._header | {
             "complete": True,
+            "rejected": rejected,
             "images": len(records),
             "records": records,
             "shards": [{"images": len(entries), "sha256": sha256(content)} for entries, content in zip(shards, contents)],
             "instances_sha256": sha256(instances),
         }
-        for leftover in (self.root / "shards").glob(".*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        replace_file(self.root / "instances.json", instances)
-        replace_file(self.root / "manifest.json", dump_json(manifest))
+        with self.alone():
+            self._sweep()
+            replace_file(self.root / "instances.json", instances)
+            write_yolo_index(self.root, [name for name, _ in named], self.classes)
+            replace_file(self.root / "manifest.json", dump_json(manifest))
         return open_store(self.root)
 
     def withdraw(self) -> None:
-        """Give the folder up again if no shard was written, so that a corrected run may have it."""
-        if not self.finished():
+        """Give the folder up again if no shard was written and nobody works on one, so that a corrected run may have it."""
+        if not self.finished() and not self.claims.others():
             shutil.rmtree(self.root / "shards", ignore_errors=True)
             (self.root / "manifest.json").unlink(missing_ok=True)
 
-    def _claim(self, beside: Collection[str]) -> None:
+    def _sweep(self) -> None:
+        """Remove what killed processes left half-written; with the claim on the set."""
+        for leftover in self.root.glob(".*.tmp"):
+            if leftover.is_file():
+                leftover.unlink(missing_ok=True)
+        for leftover in (self.root / "shards").glob(".*.tmp"):
+            if not self.claims.others():
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def _begin(self, beside: Collection[str]) -> None:
         """Leave this run's manifest in the folder, or find it there."""
         manifest = self.root / "manifest.json"
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root}: expected a folder to write to, found a file")
         self.root.mkdir(parents=True, exist_ok=True)
-        # listed before the manifest is looked for, because the manifest is the first file of a store
+        with self.alone():
+            self._identify(manifest, beside)
+            (self.root / "shards").mkdir(exist_ok=True)
+
+    def _identify(self, manifest: Path, beside: Collection[str]) -> None:
         others = sorted(p.name for p in self.root.iterdir() if not p.name.startswith("."))
         if not manifest.exists():
             if foreign := [n for n in others if not any(fnmatch(n, pattern) for pattern in beside)]:
                 raise InputError(f"{self.root}: expected an empty folder or a store of this run, found {foreign[:10]}")
-            create_file(manifest, dump_json(self._header))
+            replace_file(manifest, dump_json(self._header))
         there = read_manifest(self.root)
         if differing := sorted(differences({k: there.get(k) for k in _IDENTITY}, {k: self._header[k] for k in _IDENTITY})):
             raise InputError(
@@ -246,11 +271,9 @@ def open_store(root: str | Path, *, verify: bool = False) -> Store:
         raise InputError(f"{root}: expected a complete store, found one that is being written or was interrupted")
     read_checked(root / "instances.json", manifest["instances_sha256"])
     for index, shard in enumerate(manifest["shards"]):
-        folder = _shard_folder(root, index)
-        content = read_checked(folder / "shard.json", shard["sha256"])
+        content = read_checked(shard_folder(root, index) / "shard.json", shard["sha256"])
         if verify:
-            for entry in _entries(parse_json(content, folder / "shard.json"), folder):
-                read_checked(folder / entry["file_name"], entry["sha256"])
+            check_shard(root, index, content)
     return Store(
         root=root,
         classes=tuple(manifest["classes"]),
@@ -260,6 +283,7 @@ def open_store(root: str | Path, *, verify: bool = False) -> Store:
         recipe=manifest["recipe"],
         records=manifest["records"],
         n_shards=len(manifest["shards"]),
+        rejected=manifest.get("rejected", "keep"),
     )
 
 
@@ -287,43 +311,3 @@ def find_latest_store(runs_dir: str | Path, teacher_sha256: str) -> Path | None:
             if manifest["complete"] and manifest["teacher_sha256"] == teacher_sha256:
                 found.append((path.stat().st_mtime, path.parent))
     return max(found)[1] if found else None
-
-
-def _read_shard(root: Path, index: int) -> Shard:
-    folder = _shard_folder(root, index)
-    try:
-        entries = _entries(parse_json((folder / "shard.json").read_bytes(), folder / "shard.json"), folder)
-        images = []
-        for entry in entries:
-            content = read_checked(folder / entry["file_name"], entry["sha256"])
-            images.append(pil_to_tensor(Image.open(io.BytesIO(content), formats=("PNG",))))
-    except OSError as error:
-        raise InputError(f"{folder}: expected a shard of the store, but it cannot be read: {error}") from error
-    targets = [
-        Target(
-            boxes=torch.tensor(entry["boxes"], dtype=torch.float32).reshape(-1, 4),
-            labels=torch.tensor(entry["labels"], dtype=torch.int64),
-        )
-        for entry in entries
-    ]
-    return Shard(torch.stack(images), targets, [entry["record"] for entry in entries])  # (B, 3, H, W)
-
-
-def _entries(shard: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    keys = {"file_name", "sha256", "boxes", "labels", "record"}
-    entries = shard.get("images")
-    if not isinstance(entries, list) or not all(isinstance(e, dict) and keys <= set(e) for e in entries):
-        raise InputError(f"{folder / 'shard.json'}: expected a list 'images' of entries with the keys {sorted(keys)}")
-    if not all(e["file_name"] == f"{i:06d}.png" for i, e in enumerate(entries)):
-        raise InputError(f"{folder / 'shard.json'}: expected the file names 000000.png, 000001.png, ...")
-    return entries
-
-
-def _shard_folder(root: Path, index: int) -> Path:
-    return root / "shards" / f"{index:06d}"
-
-
-def _png(image: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, format="PNG")  # (H, W, 3)
-    return buffer.getvalue()
