@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from detkd.errors import InputError
+
 # As in darknet's coco.names and in VOC, against the official COCO categories.
 SYNONYMS = {
     "motorbike": "motorcycle",
@@ -17,3 +21,16 @@ def canonical(name: str) -> str:
     """The official COCO spelling of a class name; other names come back as they are, without outer spaces."""
     name = name.strip()
     return SYNONYMS.get(name, name)
+
+
+def label_map(classes: Sequence[str], known: Sequence[str], who: str) -> list[int]:
+    """For each of ``classes`` its label in ``known``, by name. Raises InputError, naming ``who``, where one is not there."""
+    label_of = {canonical(name): label for label, name in reversed(list(enumerate(known)))}
+    label_of |= {name: label for label, name in enumerate(known)}
+    found = [label_of.get(name, label_of.get(canonical(name))) for name in classes]
+    if unknown := [name for name, label in zip(classes, found) if label is None]:
+        raise InputError(
+            f"{who}: expected a detector that knows the teacher's classes, found one without {unknown[:10]}; "
+            f"its {len(known)} classes are {list(known[:10])}{'...' if len(known) > 10 else ''}"
+        )
+    return [label for label in found if label is not None]

@@ -7,53 +7,64 @@ import time
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from detkd.detectors.checkpoint import fingerprint
 from detkd.inversion.augment import Compose
 from detkd.inversion.module import InversionModule
-from detkd.inversion.writer import StoreCallback
+from detkd.inversion.quality import Judge
 from detkd.runtime import build, store
-from detkd.runtime.run import entry_point, output_dir, record, write_results
+from detkd.runtime.outputs import write_outputs
+from detkd.runtime.run import check_shared_folder, entry_point, output_dir, record, write_results
+from detkd.runtime.verifier import VerifierCallback
 
 
 @entry_point("invert")
 def main(cfg: DictConfig) -> dict[str, object]:
     """Optimise the images, write them as a data set into the run's folder, score them as stored."""
+    check_shared_folder()
     folder = output_dir()
     teacher = build.required(build.build_detector(cfg.teacher, "teacher"), "teacher")
     verifier = build.build_detector(cfg.verifier, "verifier")
-    store.check_verifier(teacher, verifier)
     stages = build.build_stages(cfg)
     module = InversionModule(
         teacher,
         instantiate(cfg.image),
-        build.build_loss(cfg.loss),
+        build.build_inversion_loss(cfg.loss, teacher),
         instantiate(cfg.layout, _convert_="all"),
         Compose(build.build_list(cfg.augmentation)),
         stages,
         n_images=cfg.n_images,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
+        sampling=build.build_part(cfg.sampling),
+        warm_start=build.build_part(cfg.warm_start),
+        judge=Judge(teacher, verifier),
+        accept=instantiate(cfg.accept),
         look_every=cfg.look_every,
         check_every=cfg.log_every,
         fold=cfg.fold,
         channels_last=cfg.channels_last,
     )
-    trainer = build.build_trainer(cfg, [], folder, independent=True, max_epochs=1)
+    watchers = [VerifierCallback(verifier, cfg.verify_every)] if verifier is not None and cfg.verify_every else []
+    trainer = build.build_trainer(cfg, watchers, folder, independent=True, max_epochs=1)
     # only now, when every part is known to fit, is the folder touched
-    writer = store.open_writer(cfg, folder, teacher, stages)
-    module.done = writer.finished()
-    trainer.callbacks.append(StoreCallback(writer, module.n_batches))  # type: ignore[attr-defined]
-    record(cfg, folder)
-    start = time.perf_counter()
-    made = cfg.n_images - store.images_in(module)
-    trainer.fit(module)
+    writer = store.open_writer(cfg, folder, teacher, verifier, stages)
+    with writer.alone():
+        record(cfg, folder)
+    start, made = time.perf_counter(), cfg.n_images - store.images_in(cfg, writer.finished())
+    with store.batches(cfg, writer, module, trainer) as module.batches:
+        trainer.fit(module)
+    if not trainer.is_global_zero:
+        return {}
+    if missing := store.missing(writer, module):
+        print(f"{folder}: stopped with {missing} of {module.n_batches} batches left; the same command goes on", flush=True)
+        return {}
     seconds = time.perf_counter() - start
-    results: dict[str, object] = {}
-    if trainer.is_global_zero:
-        scores = store.score_images(writer, module.n_batches, teacher, verifier, str(trainer.strategy.root_device))
-        results = scores | store.speed(folder, cfg.n_images, made, seconds) | {"teacher_sha256": fingerprint(teacher)}
+    finished = writer.finish(module.n_batches, cfg.accept.rejected)
+    results = store.score_images(finished, teacher, verifier, str(trainer.strategy.root_device))
+    results |= store.speed(folder, cfg.n_images, made, seconds) | {"teacher_sha256": finished.teacher_sha256}
+    with writer.alone():
+        results |= write_outputs(folder, results)
         write_results(folder, results)
-        print(f"{folder}: {store.summary(results)}")
+    print(f"{folder}: {store.summary(results)}")
     return results
 
 

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detkd.boxes import xyxy_to_xywh
 from detkd.errors import InputError
-from detkd.evaluation.coco import Scores, ap50, coco_detections, detect, score
+from detkd.evaluation.coco import Ap50, Scores, ap50, coco_detections, detect, score
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel")
 NONE = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
@@ -93,7 +93,10 @@ def test_equals_pycocotools_called_directly(seed: int) -> None:
     assert scores.images == 30
     no_crowds = [{k: t[k][~t["iscrowd"]] for k in ("boxes", "labels")} for t in truths]
     plain = [{**t, "iscrowd": torch.zeros(len(t["labels"])), "area": torch.ones(len(t["labels"]))} for t in no_crowds]
-    assert ap50(detections, no_crowds) == pytest.approx(pycocotools_directly(detections, plain)[1], abs=1e-6)
+    at_half, expected = ap50(detections, no_crowds, CLASSES), pycocotools_directly(detections, plain)
+    assert at_half.value == pytest.approx(expected[1], abs=1e-6)
+    assert at_half.per_class.keys() == set(CLASSES[:4])
+    assert sum(at_half.per_class.values()) / 4 == pytest.approx(at_half.value, abs=1e-6)
 
 
 def test_known_values_and_keys() -> None:
@@ -138,7 +141,7 @@ def test_empty_images_and_empty_detections() -> None:
         score([], [], ("a",))
     with pytest.raises(InputError, match="at least one target box in 1 images"):
         ap50([empty], [NONE])
-    assert ap50([empty], [box(0, 0, 9, 9, 0)]) == 0
+    assert ap50([empty], [box(0, 0, 9, 9, 0)]) == Ap50(0.0, small=0.0, medium=None, large=None, per_class={"0": 0.0})
 
 
 def test_bad_input() -> None:

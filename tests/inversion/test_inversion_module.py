@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -15,16 +14,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 from detkd.boxes import clip_xyxy
-from detkd.data.store import StoreWriter, open_store
+from detkd.data.store import StoreWriter
 from detkd.detectors.folding import TappedDetector
 from detkd.errors import InputError
 from detkd.inversion.augment import Compose, Flip, Jitter
+from detkd.inversion.batches import Finished, MemoryBatches
+from detkd.inversion.false_positives import FalsePositives
 from detkd.inversion.image import ImageFactory, PixelsFactory, PyramidFactory
 from detkd.inversion.layout import UniformBoxes
-from detkd.inversion.module import Finished, InversionModule
+from detkd.inversion.module import InversionModule, quantise
 from detkd.inversion.pictures import PictureCallback
-from detkd.inversion.stage import IDLE, Stage, Work
-from detkd.inversion.writer import StoreCallback
+from detkd.inversion.quality import Acceptance
+from detkd.inversion.stage import Stage
+from detkd.inversion.warm_start import WarmStart
+from detkd.inversion.writer import StoreBatches
 from detkd.losses.bn_stats import BatchNormStatistics
 from detkd.losses.composite import Composite
 from detkd.losses.detection import DetectionLoss
@@ -42,11 +45,12 @@ class Keep(lightning.Callback):
         self.losses: list[float] = []
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Work, batch_idx: int
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: int, batch_idx: int
     ) -> None:
-        self.losses.append(float(outputs["loss"]))
+        if outputs["work"] is not None:
+            self.losses.append(float(outputs["loss"]))
         if outputs["finished"] is not None:
-            self.finished[batch.batch] = outputs["finished"]
+            self.finished[outputs["work"].batch] = outputs["finished"]
 
 
 def stage(resolution: int = 32, iterations: int = 6, **options: Any) -> Stage:
@@ -91,12 +95,17 @@ def fit(module: InversionModule, *callbacks: lightning.Callback) -> Keep:
 
 def same(a: Finished, b: Finished) -> bool:
     boxes = all(torch.equal(x["boxes"], y["boxes"]) for x, y in zip(a.targets, b.targets, strict=True))
-    return boxes and torch.equal(a.images, b.images) and torch.equal(a.loss, b.loss)
+    return boxes and torch.equal(a.images, b.images) and a.records == b.records and a.trace == b.trace
+
+
+def losses(finished: Finished) -> Tensor:
+    """(B,) what the records say."""
+    return torch.tensor([record["loss"] for record in finished.records])
 
 
 def loss_of(module: InversionModule, teacher: Any, finished: Finished, images: Tensor | None = None) -> Tensor:
     """(B,) un-augmented totals on the unfolded teacher, statistics by hooks."""
-    images = finished.images if images is None else images
+    images = finished.images.float() / 255 if images is None else images
     tapped = TappedDetector(teacher, fold=False, channels_last=False)
     prediction, statistics = tapped.forward(images)
     step = Step(images, finished.targets, tapped.detector, prediction, clean_images=images, statistics=statistics)
@@ -111,10 +120,11 @@ def test_makes_every_batch_with_a_smaller_last_one(teacher: Any) -> None:
         2: (1, 3, 32, 32),
     }
     for finished in kept.finished.values():
-        assert 0 <= finished.images.min() < finished.images.max() <= 1
-        assert finished.images.dtype == torch.float32
-        assert len(finished.targets) == len(finished.loss) == len(finished.images)
-        assert not finished.images.requires_grad
+        assert finished.images.dtype == torch.uint8
+        assert len(finished.targets) == len(finished.records) == len(finished.images)
+        assert [r["accepted"] for r in finished.records] == [True] * len(finished.images)
+        assert finished.trace["iterations"] == [2.0, 4.0, 6.0]
+        assert finished.trace["objects"] == [1.0] * 3
     assert not torch.equal(kept.finished[0].images, kept.finished[1].images)
 
 
@@ -133,24 +143,21 @@ def test_the_seed_decides_and_the_global_state_does_not(teacher: Any, image: Ima
 
 def test_a_batch_depends_on_seed_and_index_alone(teacher: Any) -> None:
     whole = fit(make(teacher)).finished
-    part = fit(make(teacher, done=[0])).finished
-    assert sorted(part) == [1, 2]
+    part = fit(make(teacher, batches=Some([2, 1]))).finished
+    assert list(part) == [2, 1]
     assert all(same(whole[i], part[i]) for i in part)
-    assert fit(make(teacher, done=[0, 1, 2])).finished == {}
+    assert fit(make(teacher, batches=Some([]))).finished == {}
 
 
-@pytest.mark.parametrize(
-    ("done", "shares"), [([], [[0, 2], [1, IDLE]]), ([1], [[0], [2]]), ([0, 1], [[2], [IDLE]]), ([0, 1, 2], [[], []])]
-)
-def test_processes_share_the_missing_batches_in_as_many_steps(
-    teacher: Any, done: list[int], shares: list[list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = make(teacher, done=done)
-    for rank, share in enumerate(shares):
-        monkeypatch.setattr(InversionModule, "global_rank", property(lambda _, rank=rank: rank))
-        monkeypatch.setattr(InversionModule, "trainer", SimpleNamespace(world_size=2))
-        assert list(module.train_dataloader()) == [Work(batch, 0, i) for batch in share for i in range(6)]
-    assert module.training_step(Work(IDLE, 0, 0), 0) == {"finished": None}
+class Some(MemoryBatches):
+    """These batches, in this order."""
+
+    def __init__(self, order: list[int]) -> None:
+        super().__init__(0)
+        self.order = list(order)
+
+    def claim(self) -> int | None:
+        return self.order.pop(0) if self.order else None
 
 
 def test_optimising_lowers_the_loss(teacher: Any) -> None:
@@ -168,7 +175,7 @@ def test_the_loss_reported_is_that_of_the_images_returned(teacher: Any) -> None:
         teacher, [stage(iterations=5)], n_images=2, loss=Composite({"detection": DetectionLoss()}, {"detection": 1.0})
     )
     finished = fit(module).finished[0]
-    torch.testing.assert_close(finished.loss, loss_of(module, teacher, finished), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(losses(finished), loss_of(module, teacher, finished), rtol=2e-2, atol=2e-2)  # 8 bit
 
 
 def test_the_best_iterate_of_each_image_is_kept(teacher: Any) -> None:
@@ -180,14 +187,18 @@ def test_the_best_iterate_of_each_image_is_kept(teacher: Any) -> None:
 
     class Watch(lightning.Callback):
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            seen.append(module.current_images()[0].clone())
+            if outputs["work"] is not None and outputs["finished"] is None:
+                seen.append(module.current_images()[0].clone())
 
     finished = fit(module, Watch()).finished[0]
-    history = torch.stack([loss_of(module, teacher, finished, images) for images in seen])  # (iterations, B)
-    assert (history.argmin(0) < len(seen) - 1).any()  # else the last would do
-    torch.testing.assert_close(finished.loss, history.min(0).values, rtol=1e-3, atol=1e-3)
-    best = torch.stack([seen[int(i)][k] for k, i in enumerate(history.argmin(0))])
-    assert torch.equal(finished.images, best)
+    history = torch.stack([loss_of(module, teacher, finished, images) for images in seen])  # (iterations but the last, B)
+    assert len(seen) == 11
+    best = torch.stack([quantise(seen[int(i)][k]) for k, i in enumerate(history.argmin(0))])
+    earlier = losses(finished) <= history.min(0).values + 1e-3 * history.min(0).values  # or the last iterate is better still
+    assert earlier.all()
+    kept = (finished.images == best).flatten(1).all(1)
+    torch.testing.assert_close(losses(finished)[kept], history.min(0).values[kept], rtol=1e-3, atol=1e-3)
+    assert kept.any()  # else the last would do
 
 
 def test_the_teacher_stays_bit_for_bit_and_gets_no_gradient(teacher: Any) -> None:
@@ -204,9 +215,9 @@ def test_a_second_stage_goes_on_from_the_best_images_with_rescaled_boxes(teacher
     first = fit(make(teacher, [stage(32)], n_images=2)).finished[0]
     still = Stage((64, 48), 1, partial(torch.optim.SGD, lr=0.0))
     second = fit(make(teacher, [stage(32), still], n_images=2)).finished[0]
-    resized = PyramidFactory(levels=3).resume(first.images, (64, 48))().detach()
+    resized = PyramidFactory(levels=3).resume(first.images.float() / 255, (64, 48))().detach()
     assert second.images.shape == (2, 3, 64, 48)
-    torch.testing.assert_close(second.images, resized)
+    assert (second.images.float() - quantise(resized).float()).abs().max() <= 2  # the stage before was not rounded to 8 bit
     for small, large in zip(first.targets, second.targets, strict=True):
         expected = clip_xyxy(small["boxes"] * torch.tensor([1.5, 2, 1.5, 2]), (64, 48))
         torch.testing.assert_close(large["boxes"], expected)
@@ -278,33 +289,93 @@ def writer(tmp_path: Path, teacher: Any) -> Callable[[], StoreWriter]:
     return lambda: StoreWriter(tmp_path / "set", {"a": 1}, teacher.spec.classes, (32, 32), teacher_sha256="0" * 64, seed=0)
 
 
-def test_callbacks_write_the_set_and_pictures(tmp_path: Path, teacher: Any, writer: Callable[[], StoreWriter]) -> None:
-    module = make(teacher)
-    pictures = PictureCallback(tmp_path / "pictures", every=4, batches=1)
-    kept = fit(module, StoreCallback(writer(), module.n_batches), pictures).finished
-    store = open_store(tmp_path / "set", verify=True)
-    assert len(store) == 5
-    assert store.n_shards == 3
+def test_a_run_writes_the_set_and_pictures(tmp_path: Path, teacher: Any, writer: Callable[[], StoreWriter]) -> None:
+    store = writer()
+    batches = StoreBatches(store, 3)
+    module = make(teacher, batches=batches)
+    pictures = PictureCallback(tmp_path / "pictures", every=4, batches=1, side=16)
+    kept = fit(module, pictures).finished
+    batches.close()
+    opened = store.finish(3)
+    assert len(opened) == 5
+    assert opened.n_shards == 3
     for index, finished in kept.items():
-        shard = store.read_shard(index)
-        assert torch.equal(shard.images, (finished.images * 255).round().to(torch.uint8))
+        shard = opened.read_shard(index)
+        assert torch.equal(shard.images, finished.images)
         for mine, theirs in zip(shard.targets, finished.targets, strict=True):
             torch.testing.assert_close(mine["boxes"], theirs["boxes"])
-        assert [set(r) for r in shard.records] == [{"teacher_score", "teacher_iou", "loss"}] * len(finished.images)
-    names = sorted(p.name for p in (tmp_path / "pictures").iterdir())
+        assert shard.records == finished.records
+        assert set(shard.records[0]) == {
+            *("teacher_score", "teacher_iou", "agreement"),
+            *("loss", "objects_start", "attempt", "accepted"),
+        }
+    names = sorted(p.name for p in (tmp_path / "pictures").glob("*.png"))
     assert names == ["batch0000_stage0_00004.png", "batch0000_stage0_00006.png"]
     with Image.open(tmp_path / "pictures" / names[0]) as picture:
         assert picture.size == (2 * (160 + 2) + 2, 160 + 4)
+    films = sorted(p.name for p in (tmp_path / "pictures" / "steps" / "000000").iterdir())
+    assert films == ["000000.png", "000001.png"]
+    with Image.open(tmp_path / "pictures" / "steps" / "000000" / films[0]) as film:
+        assert film.size == (2 * 16, 16)
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, teacher: Any, writer: Callable[[], StoreWriter]) -> None:
     whole = fit(make(teacher)).finished
     store = writer()
-    shard = whole[0]
-    images = (shard.images * 255).round().to(torch.uint8)
-    store.write_shard(0, images, shard.targets, [{} for _ in shard.targets])
-    module = make(teacher, done=sorted(store.finished()))
-    fit(module, StoreCallback(store, module.n_batches))
-    opened = open_store(tmp_path / "set", verify=True)
-    assert torch.equal(opened.read_shard(0).images, images)
-    assert torch.equal(opened.read_shard(2).images, (whole[2].images * 255).round().to(torch.uint8))
+    store.write_shard(0, whole[0].images, whole[0].targets, whole[0].records, whole[0].trace)
+    batches = StoreBatches(store, 3)
+    assert sorted(fit(make(teacher, batches=batches)).finished) == [1, 2]
+    batches.close()
+    opened = store.finish(3)
+    assert all(torch.equal(opened.read_shard(i).images, whole[i].images) for i in range(3))
+
+
+def test_rejected_images_are_made_again_with_other_boxes_and_noise(teacher: Any) -> None:
+    teacher.score_threshold = 0.0
+    plain = fit(make(teacher)).finished[0]
+    scores = sorted(record["teacher_iou"] for record in plain.records)
+    assert scores[0] < scores[1]  # a threshold that one of the two images of the batch reaches
+    accept = Acceptance(teacher_iou=scores[1], attempts=3)
+    kept = fit(make(teacher, accept=accept))
+    finished = kept.finished[0]
+    assert len(kept.losses) > 3 * 6
+    accepted = [r for r in finished.records if r["accepted"]]
+    assert accepted
+    assert all(r["teacher_iou"] >= scores[1] for r in accepted)
+    assert max(r["attempt"] for r in finished.records) <= 2
+    first = next(i for i, r in enumerate(plain.records) if r["teacher_iou"] == scores[1])
+    assert any(torch.equal(image, plain.images[first]) for image in finished.images)  # what was accepted at once stays
+    assert all(same(a, b) for a, b in zip(kept.finished.values(), fit(make(teacher, accept=accept)).finished.values()))
+
+
+def test_attempts_end_when_all_are_accepted(teacher: Any) -> None:
+    assert len(fit(make(teacher, accept=Acceptance(attempts=3))).losses) == 3 * 6
+
+
+def test_the_teacher_adds_targets_in_the_first_stage_alone(teacher: Any) -> None:
+    teacher.score_threshold = 0.0
+    sampling = FalsePositives(every=2, start=0.6, score=0.0, iou=0.35, area=(0.0, 1.0), most=3)
+    plain = fit(make(teacher, [stage(32), stage(48)])).finished[0]
+    added = fit(make(teacher, [stage(32), stage(48)], sampling=sampling)).finished[0]
+    assert [r["objects_start"] for r in added.records] == [1, 1]
+    assert [len(t["labels"]) for t in added.targets] == [3, 3]
+    objects = added.trace["objects"]
+    assert objects == [1, 3, 3, 3, 3, 3]
+    for before, after in zip(plain.targets, added.targets):
+        torch.testing.assert_close(after["boxes"][:1], before["boxes"])  # those of the layout stay first
+
+
+def test_a_warm_start_depends_on_the_bank_alone(teacher: Any) -> None:
+    warm = WarmStart(batches=1, shorten=0.5)
+    cold = fit(make(teacher)).finished
+    kept = fit(make(teacher, warm_start=warm))
+    assert len(kept.losses) == 6 + 3 + 3
+    assert same(cold[0], kept.finished[0])  # the bank itself begins from noise
+    assert not torch.equal(cold[1].images, kept.finished[1].images)
+
+    class After(Some):
+        def read(self, index: int) -> tuple[Tensor, list[Any]]:
+            return cold[index].images, cold[index].targets
+
+    part = fit(make(teacher, warm_start=warm, batches=After([2]))).finished
+    assert same(part[2], kept.finished[2])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from detkd.errors import InputError
-from detkd.inversion.stage import Stage, Work, WorkList, seed_of
+from detkd.inversion.stage import Stage, seed_of
 
 ADAM = partial(torch.optim.Adam, lr=0.1)
 
@@ -33,21 +33,10 @@ def test_values_out_of_range_are_errors(arguments: tuple[Any, ...], message: str
         Stage(*arguments)
 
 
-def test_worklist_goes_batch_by_batch_stage_by_stage() -> None:
-    work = WorkList([2, 5], [stage(2), stage(1)])
-    assert len(work) == 6
-    assert [work[i] for i in range(6)] == [
-        Work(2, 0, 0),
-        Work(2, 0, 1),
-        Work(2, 1, 0),
-        Work(5, 0, 0),
-        Work(5, 0, 1),
-        Work(5, 1, 0),
-    ]
-    for index in (-1, 6):
-        with pytest.raises(IndexError):
-            work[index]
-    assert len(WorkList([], [stage()])) == 0
+def test_a_shortened_stage_keeps_the_rest() -> None:
+    short = stage(9, final_lr=0.5).shortened(0.5)
+    assert (short.iterations, short.final_lr, short.resolution) == (4, 0.5, (8, 8))
+    assert stage(3).shortened(0.01).iterations == 1
 
 
 def test_seeds_are_fixed_numbers_and_differ_by_every_key() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ def recipe(doubles: Any, *overrides: str, **teacher: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=1", "n_images=5", "batch_size=5", "loss.tv.weight=9", "layout.seed=1", "image=pixels", "augmentation=none", "look_every=1", "iterations=5", "resolution=64", "trainer.precision=bf16-mixed", "fold=false"],
+    ["seed=1", "n_images=5", "batch_size=5", "loss.tv.weight=9", "layout.seed=1", "image=pixels", "augmentation=none", "look_every=1", "iterations=5", "resolution=64", "trainer.precision=bf16-mixed", "fold=false", "sampling=false_positives", "warm_start=bank", "accept.attempts=2", "accept.agreement=0.5"],
 )  # fmt: skip
 def test_what_changes_images_changes_the_recipe(doubles: Any, override: str) -> None:
     assert recipe(doubles, override) != recipe(doubles)
@@ -41,10 +40,27 @@ def test_another_detector_changes_the_recipe(doubles: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["out=elsewhere", "trainer.devices=2", "verifier=scenes", "log_every=1", "teacher.path=copy.safetensors"]
+    "override",
+    ["out=elsewhere", "trainer.devices=2", "verify_every=7", "worker=1", "log_every=1", "teacher.path=copy.safetensors"],
 )
 def test_where_and_how_watched_a_run_is_does_not(doubles: Any, override: str) -> None:
     assert recipe(doubles, override) == recipe(doubles)
+
+
+def test_the_verifier_judges_each_image_so_it_is_in_the_recipe(doubles: Any) -> None:
+    cfg, teacher = config(), doubles.TinyDetector()
+    plain = store.recipe(cfg, build_stages(cfg), teacher)
+    assert plain["verifier"] is None
+    assert store.recipe(cfg, build_stages(cfg), teacher, doubles.TinyDetector()) != plain
+
+
+def test_labels_count_by_content_not_by_path(doubles: Any, tmp_path: Path) -> None:
+    def of(name: str, content: str) -> dict[str, Any]:
+        (tmp_path / name).write_text(content)
+        return recipe(doubles, "layout=from_labels", f"layout.annotations={tmp_path / name}")
+
+    assert of("a.json", "{}") == of("b.json", "{}")
+    assert of("a.json", "{}") != of("b.json", "[]")
 
 
 def test_short_and_long_ways_to_say_the_same_stages_are_one_recipe(doubles: Any) -> None:
@@ -61,7 +77,7 @@ def detector(doubles: Any, *classes: str) -> Any:
 
 def open_writer(folder: Path, teacher: Any, *overrides: str) -> Any:
     cfg = config("resolution=32", *overrides)
-    return store.open_writer(cfg, folder, teacher, build_stages(cfg))
+    return store.open_writer(cfg, folder, teacher, None, build_stages(cfg))
 
 
 def test_a_folder_takes_the_same_run_again_and_refuses_another(tmp_path: Path, doubles: Any) -> None:
@@ -86,8 +102,7 @@ def test_a_folder_with_foreign_files_is_refused(tmp_path: Path, doubles: Any) ->
 
 @pytest.mark.parametrize(("done", "images"), [(set(), 0), ({0}, 4), ({2}, 2), ({0, 1, 2}, 10)])
 def test_images_in_counts_the_smaller_last_batch(done: set[int], images: int) -> None:
-    module: Any = SimpleNamespace(n_batches=3, n_images=10, batch_size=4, done=done)
-    assert store.images_in(module) == images
+    assert store.images_in(config("n_images=10", "batch_size=4"), done) == images
 
 
 class Finds:
@@ -118,24 +133,30 @@ def test_scores_are_of_the_images_as_stored_and_the_verifier_reads_its_own_label
     writer = open_writer(tmp_path, teacher)
     box = [2.0, 2, 20, 20]
     targets: Any = [{"boxes": torch.tensor([box]), "labels": torch.tensor([0])}] * 3
-    writer.write_shard(0, torch.zeros(3, 3, 32, 32, dtype=torch.uint8), targets)
+    record = {"objects_start": 2, "accepted": True, "agreement": 0.5}
+    records = [record, record | {"accepted": False}, record]
+    writer.write_shard(0, torch.zeros(3, 3, 32, 32, dtype=torch.uint8), targets, records)
+    made = writer.finish(1)
     right, wrong = Finds(teacher, box, 0), Finds(teacher, box, 1)
     judges: dict[str, Any] = {"right": right, "wrong": wrong}
-    assert store.score_images(writer, 1, judges["right"], None) == {"teacher_ap50": 1.0, "verifier_ap50": None}
-    assert store.score_images(writer, 1, judges["wrong"], None)["teacher_ap50"] == 0.0
+    assert store.score_images(made, judges["right"], None) == {
+        "teacher_ap50": 1.0,
+        "verifier_ap50": None,
+        "teacher_by_size": {"small": 1.0, "medium": None, "large": None},
+        "teacher_by_class": {"a": 1.0},
+        "objects_per_image": 1.0,
+        "objects_per_image_start": 2.0,
+        "accepted": 2 / 3,
+        "agreement": 0.5,
+    }
+    assert store.score_images(made, judges["wrong"], None)["teacher_ap50"] == 0.0
     verifier: Any = Finds(detector(doubles, "c", "b", "a"), box, 2)  # "a" is label 2 there
-    assert store.score_images(writer, 1, judges["right"], verifier) == {"teacher_ap50": 1.0, "verifier_ap50": 1.0}
+    scores = store.score_images(made, judges["right"], verifier)
+    assert (scores["verifier_ap50"], scores["verifier_by_class"]) == (1.0, {"a": 1.0})
     ignorant: Any = Finds(detector(doubles, "a", "c"), box, 0)
-    with pytest.raises(InputError, match=r"verifier: expected a detector of the teacher's classes.*without \['b'\]"):
-        store.score_images(writer, 1, judges["right"], ignorant)
-
-
-def test_a_verifier_must_know_the_classes_of_the_teacher(doubles: Any) -> None:
-    teacher = detector(doubles, "a", "b")
-    store.check_verifier(teacher, None)
-    store.check_verifier(teacher, detector(doubles, "b", "c", "a"))
-    with pytest.raises(InputError, match=r"without \['a', 'b'\]"):
-        store.check_verifier(teacher, detector(doubles, "c"))
+    with pytest.raises(InputError, match=r"verifier: expected a detector that knows the teacher's classes.*without \['b'\]"):
+        store.score_images(made, judges["right"], ignorant)
+    assert store.score_images(writer.finish(1, "drop"), judges["right"], None)["accepted"] == 1.0
 
 
 def test_speed_is_that_of_the_run_that_made_the_images(tmp_path: Path) -> None:

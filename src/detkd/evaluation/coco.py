@@ -157,19 +157,43 @@ def score(detections: Sequence[Detection], ground_truths: Sequence[Mapping[str, 
     )
 
 
-def ap50(detections: Sequence[Detection], targets: Sequence[Target]) -> float:
-    """Average precision at IoU .50, mean over the classes that have a box: the score of synthetic images.
+@dataclass(frozen=True)
+class Ap50:
+    """Average precision at IoU .50, in [0, 1].
 
-    Both one an image, xyxy in the same pixels. Raises InputError where no image has a box, which leaves it undefined.
+    value: mean over the classes that have a box. small, medium, large: of boxes under 32^2, 32^2 to 96^2, over 96^2 square pixels; None
+    without any. per_class: by name, of the classes that have a box.
+    """
+
+    value: float
+    small: float | None
+    medium: float | None
+    large: float | None
+    per_class: dict[str, float]
+
+
+def ap50(detections: Sequence[Detection], targets: Sequence[Target], classes: Sequence[str] | None = None) -> Ap50:
+    """Average precision at IoU .50: the score of synthetic images.
+
+    Both one an image, xyxy in the same pixels. classes: what labels mean; without them classes go by number. Raises InputError where
+    no image has a box, which leaves it undefined.
     """
     if len(detections) != len(targets):
         raise ValueError(f"expected one target an image, got {len(detections)} detections and {len(targets)} targets")
     present = _present(targets)
     if not present:
         raise InputError(f"AP50: expected at least one target box in {len(targets)} images, found none")
-    metric = _metric([0.5], class_metrics=False)
+    metric = _metric([0.5], class_metrics=True)
     metric.update([_only(d, present) for d in detections], [_truth(t) for t in targets])
-    return float(metric.compute()["map_50"])
+    result = metric.compute()
+    by_label = zip(result["classes"].reshape(-1).tolist(), result["map_per_class"].reshape(-1).tolist())
+    return Ap50(
+        value=float(result["map_50"]),
+        small=_value(result["map_small"]),
+        medium=_value(result["map_medium"]),
+        large=_value(result["map_large"]),
+        per_class={str(label) if classes is None else classes[label]: float(value) for label, value in by_label},
+    )
 
 
 def coco_detections(

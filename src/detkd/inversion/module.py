@@ -1,31 +1,35 @@
 """The LightningModule that optimises image tensors against a frozen detector.
 
 Source: DIODE (Chawla et al., WACV 2021), section 3. One training step is one optimiser step on the current batch of images.
-Images belong to their process alone and are never averaged over processes; a batch is a function of (seed, batch index), so
-any number of processes makes the same set.
+Images belong to their process alone and are never averaged over processes. A batch is a function of the seed, its index and the
+attempt (and of the first batches, where there is a warm start), so any number of processes makes the same set.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import lightning
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from detkd.boxes import clip_xyxy
 from detkd.detectors.folding import TappedDetector
 from detkd.detectors.protocol import Detector, Sampling
 from detkd.errors import InputError
 from detkd.inversion.augment import Augmentation
+from detkd.inversion.batches import Batches, Finished, MemoryBatches
+from detkd.inversion.false_positives import FalsePositives
 from detkd.inversion.image import Image, ImageFactory
 from detkd.inversion.layout import Layout
-from detkd.inversion.stage import IDLE, Stage, Work, WorkList, seed_of
+from detkd.inversion.quality import Acceptance, Candidate, Judge, choose
+from detkd.inversion.stage import Stage, Work, seed_of
+from detkd.inversion.warm_start import WarmStart
 from detkd.losses.composite import Composite
 from detkd.losses.step import Step
 from detkd.structures import Target
@@ -33,25 +37,45 @@ from detkd.structures import Target
 
 @dataclass
 class Batch:
-    """The batch in work. best: the images of lowest un-augmented loss so far, (B, 3, H, W), and that loss (B,)."""
+    """The batch in work: where it stands, its images, and the best of them so far.
+
+    best: the images of lowest un-augmented loss since the targets last changed, (B, 3, H, W), and that loss (B,).
+    """
 
     index: int
-    targets: list[Target]
-    generator: torch.Generator
+    stages: Sequence[Stage]
+    attempt: int = 0
+    stage: int = 0
+    iteration: int = 0
+    targets: list[Target] = field(default_factory=list)
+    objects: list[int] = field(default_factory=list)
+    generator: torch.Generator | None = None
     image: Image | None = None
     optimizer: Optimizer | None = None
     best: Tensor | None = None
     best_loss: Tensor | None = None
+    candidates: list[Candidate] = field(default_factory=list)
+    trace: list[tuple[int, float, Tensor]] = field(default_factory=list)
+
+    def work(self) -> Work:
+        """The step that is next."""
+        return Work(self.index, self.attempt, self.stage, self.iteration)
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A finished batch. images: (B, 3, H, W) in [0, 1], the best iterates; loss: (B,) theirs, un-augmented."""
+class Steps(IterableDataset[int]):
+    """Numbers for Lightning's loop to count, until ``over``: what a step does is decided when it is taken.
 
-    index: int
-    images: Tensor
-    targets: list[Target]
-    loss: Tensor
+    Lightning fetches one number ahead, so the last step finds nothing to do.
+    """
+
+    def __init__(self, over: Callable[[], bool]) -> None:
+        self.over = over
+
+    def __iter__(self) -> Iterator[int]:
+        number = 0
+        while not self.over():
+            yield number
+            number += 1
 
 
 class InversionModule(lightning.LightningModule):
@@ -64,11 +88,15 @@ class InversionModule(lightning.LightningModule):
         layout: draws the targets. augmentation: applied to images and targets before every pass.
         stages: one after the other, each from the result of the one before.
         n_images, batch_size: the last batch may be smaller. seed: of everything but the layout.
-        done: batches to leave out, already on disk.
+        sampling: adds to the targets what the teacher sees of itself, in the first stage; None keeps them.
+        warm_start: begins later batches from the first; None begins all from noise.
+        batches: hands out batches and takes finished ones; by default all, into memory.
+        judge, accept: score finished images, and decide which are made again.
         look_every: iterations between looks for the best iterate of each image.
-        check_every: iterations between checks for a loss that is not finite, and between updates of the figures on screen.
+        check_every: iterations between checks for a loss that is not finite.
         fold, channels_last: see :class:`TappedDetector`.
 
+    The output of a training step is {"work": Work or None, "finished": Finished or None}, with "loss" where there is one.
     Raises InputError when the loss is not finite, naming the term and the iteration.
     """
 
@@ -83,7 +111,11 @@ class InversionModule(lightning.LightningModule):
         n_images: int,
         batch_size: int,
         seed: int = 0,
-        done: Sequence[int] = (),
+        sampling: FalsePositives | None = None,
+        warm_start: WarmStart | None = None,
+        batches: Batches | None = None,
+        judge: Judge | None = None,
+        accept: Acceptance | None = None,
         look_every: int = 25,
         check_every: int = 10,
         fold: bool = True,
@@ -99,14 +131,21 @@ class InversionModule(lightning.LightningModule):
         if unknown := sorted({name for stage in stages for name in stage.weights} - set(loss.weights)):
             raise InputError(f"stages.weights: expected terms of the loss, {sorted(loss.weights)}, got {unknown}")
         self.automatic_optimization = False
-        teacher.eval().requires_grad_(False)
         self.teacher = teacher
+        teacher.eval()
+        teacher.requires_grad_(False)
         self.image_factory, self.loss, self.layout, self.augmentation = image, loss, layout, augmentation
-        self.stages, self.n_images, self.batch_size, self.seed = list(stages), n_images, batch_size, seed
-        self.done, self.look_every, self.check_every = set(done), look_every, check_every
-        self.fold, self.channels_last = fold, channels_last
+        self.stages = list(stages)
+        self.n_images, self.batch_size, self.seed = n_images, batch_size, seed
+        self.sampling, self.warm_start = sampling, warm_start
+        self.batches: Batches = MemoryBatches(self.n_batches) if batches is None else batches
+        self.judge = Judge(teacher) if judge is None else judge
+        self.accept = Acceptance() if accept is None else accept
+        self.look_every, self.check_every, self.fold, self.channels_last = look_every, check_every, fold, channels_last
         self.batch: Batch | None = None
+        self.over = False
         self._tapped: TappedDetector | None = None
+        self._bank: tuple[Tensor, list[Target]] | None = None
         self._clock = (time.perf_counter(), 0)
         loss.setup(None, teacher)
 
@@ -114,14 +153,10 @@ class InversionModule(lightning.LightningModule):
     def n_batches(self) -> int:
         return -(-self.n_images // self.batch_size)
 
-    def train_dataloader(self) -> DataLoader[Work]:
-        """The steps of this process: every world_size-th of the batches that are not done."""
-        missing = [i for i in range(self.n_batches) if i not in self.done]
-        processes = self.trainer.world_size
-        mine = missing[self.global_rank :: processes]
-        # Lightning talks between processes in every step (has one been told to stop?), so all must take as many
-        mine += [IDLE] * (-(-len(missing) // processes) - len(mine))
-        return DataLoader(WorkList(mine, self.stages), batch_size=None)
+    def train_dataloader(self) -> DataLoader[int]:
+        """Steps until no batch is left."""
+        self.over = False
+        return DataLoader(Steps(lambda: self.over), batch_size=None)
 
     def configure_optimizers(self) -> None:
         """None: every batch and stage has an optimiser of its own."""
@@ -131,42 +166,28 @@ class InversionModule(lightning.LightningModule):
         self._clock = (time.perf_counter(), 0)
 
     def on_fit_end(self) -> None:
-        self._tapped = None
-        self.batch = None
+        self._tapped, self.batch, self._bank = None, None, None
 
-    def training_step(self, work: Work, _: int) -> dict[str, Any]:
-        if work.batch == IDLE:
-            return {"finished": None}
-        stage = self.stages[work.stage]
-        if work.iteration == 0:
-            self._begin(work)
-        batch, tapped = self.batch, self._tapped
-        assert batch is not None
-        assert tapped is not None
-        assert batch.image is not None
-        assert batch.optimizer is not None
-        for group in batch.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * stage.lr_factor(work.iteration)
-
-        clean = batch.image()
-        images, targets = self.augmentation(clean, batch.targets, batch.generator)
-        prediction, statistics = tapped.forward(images)
-        step = Step(images, targets, tapped.detector, prediction, clean_images=clean, statistics=statistics)
-        total, parts = self.loss(step, stage.weights)
-        if (work.iteration + 1) % self.check_every == 0 or work.iteration == 0:
-            self._check_finite(total, parts, work)
-        batch.optimizer.zero_grad()
-        # Not self.manual_backward: the loss needs no scaler, and the images are no parameters of this module.
-        total.backward()
-        batch.optimizer.step()
-        batch.image.project()
-        self._report(total, parts)
-
-        last = work.iteration + 1 == stage.iterations
-        if last or (work.iteration + 1) % self.look_every == 0:
+    def training_step(self, number: int, _: int) -> dict[str, Any]:
+        batch = self.batch or self._claim()
+        if batch is None:
+            return {"work": None, "finished": None}
+        work, stage = batch.work(), batch.stages[batch.stage]
+        if batch.iteration == 0:
+            self._begin(batch, stage)
+        total = self._optimise(batch, stage, work)
+        batch.iteration += 1
+        if self.sampling is not None and batch.stage == 0 and self.sampling.due(batch.iteration, stage.iterations):
+            self._sample(batch, stage, self.sampling)
+        last = batch.iteration == stage.iterations
+        if last or batch.iteration % self.look_every == 0:
             self._look(batch, stage)
-        finished = self._finish(batch) if last and work.stage + 1 == len(self.stages) else None
-        return {"loss": total.detach(), "finished": finished}
+        finished = None
+        if last and batch.stage + 1 < len(batch.stages):
+            batch.stage, batch.iteration = batch.stage + 1, 0
+        elif last:
+            finished = self._finish(batch)
+        return {"loss": total, "work": work, "finished": finished}
 
     def current_images(self) -> tuple[Tensor, list[Target]]:
         """The images in work as they are now, (B, 3, H, W) in [0, 1], and their targets."""
@@ -175,33 +196,87 @@ class InversionModule(lightning.LightningModule):
         with torch.no_grad():
             return self.batch.image().detach(), self.batch.targets
 
-    def _begin(self, work: Work) -> None:
-        """Start the first stage of a batch from noise, a later one from the best images of the stage before."""
-        stage = self.stages[work.stage]
-        if work.stage == 0:
-            first = work.batch * self.batch_size
-            count = min(self.batch_size, self.n_images - first)
-            generator = torch.Generator(self.device).manual_seed(seed_of("images", self.seed, work.batch))
-            draws = torch.Generator().manual_seed(seed_of("layout", self.layout.seed, work.batch))
-            targets = self.layout(count, self.teacher.spec.classes, stage.resolution, draws)
-            moved: list[Target] = [
-                {"boxes": t["boxes"].to(self.device), "labels": t["labels"].to(self.device)} for t in targets
-            ]
-            self.batch = Batch(work.batch, moved, generator)
-            if self._tapped is not None and isinstance(self._tapped.detector, Sampling):
-                self._tapped.detector.reseed(seed_of("sampling", self.seed, work.batch))
-            image = self.image_factory.noise(count, stage.resolution, generator)
+    def _claim(self) -> Batch | None:
+        index = self.batches.claim()
+        if index is None:
+            self.over = True
+            return None
+        shorten = 1.0 if self.warm_start is None or index < self.warm_start.batches else self.warm_start.shorten
+        self.batch = Batch(index, self.stages if shorten == 1 else [stage.shortened(shorten) for stage in self.stages])
+        return self.batch
+
+    def _begin(self, batch: Batch, stage: Stage) -> None:
+        """Start the first stage of an attempt from noise or the bank, a later one from the best images of the stage before."""
+        if batch.stage == 0:
+            image = self._first_image(batch, stage)
         else:
-            assert self.batch is not None
-            assert self.batch.best is not None
-            before = self.batch.best.shape[-2:]
-            self.batch.targets = [_rescaled(t, (before[0], before[1]), stage.resolution) for t in self.batch.targets]
-            image = self.image_factory.resume(self.batch.best, stage.resolution)
-        self.batch.image = cast(Image, image.to(self.device))
-        self.batch.optimizer = stage.optimizer(image.parameters())
-        for group in self.batch.optimizer.param_groups:
+            assert batch.best is not None
+            before = (batch.best.shape[-2], batch.best.shape[-1])
+            batch.targets = [_rescaled(t, before, stage.resolution) for t in batch.targets]
+            image = self.image_factory.resume(batch.best, stage.resolution)
+        batch.image = cast(Image, image.to(self.device))
+        batch.optimizer = stage.optimizer(image.parameters())
+        for group in batch.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-        self.batch.best, self.batch.best_loss = None, None
+        batch.best, batch.best_loss = None, None
+
+    def _first_image(self, batch: Batch, stage: Stage) -> torch.nn.Module:
+        # the first attempt has the seeds that batches had before there were attempts
+        key = (batch.index,) if batch.attempt == 0 else (batch.index, batch.attempt)
+        count = min(self.batch_size, self.n_images - batch.index * self.batch_size)
+        draws = torch.Generator().manual_seed(seed_of("layout", self.layout.seed, *key))
+        targets = self.layout(count, self.teacher.spec.classes, stage.resolution, draws)
+        batch.targets = [{"boxes": t["boxes"].to(self.device), "labels": t["labels"].to(self.device)} for t in targets]
+        batch.objects = [len(t["labels"]) for t in targets]
+        batch.generator = torch.Generator(self.device).manual_seed(seed_of("images", self.seed, *key))
+        if self._tapped is not None and isinstance(self._tapped.detector, Sampling):
+            self._tapped.detector.reseed(seed_of("sampling", self.seed, *key))
+        if self.warm_start is None or batch.index < self.warm_start.batches:
+            return self.image_factory.noise(count, stage.resolution, batch.generator)
+        if self._bank is None:
+            parts = [self.batches.read(i) for i in range(min(self.warm_start.batches, self.n_batches))]
+            self._bank = torch.cat([p[0] for p in parts]).float() / 255, [t for p in parts for t in p[1]]
+        draws = torch.Generator().manual_seed(seed_of("warm start", self.seed, *key))
+        start = self.warm_start(*self._bank, targets, stage.resolution, draws)
+        return self.image_factory.resume(start.to(self.device), stage.resolution)
+
+    def _optimise(self, batch: Batch, stage: Stage, work: Work) -> Tensor:
+        tapped = self._tapped
+        assert tapped is not None
+        assert batch.image is not None
+        assert batch.optimizer is not None
+        assert batch.generator is not None
+        for group in batch.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * stage.lr_factor(work.iteration)
+        clean = batch.image()
+        images, targets = self.augmentation(clean, batch.targets, batch.generator)
+        prediction, statistics = tapped.forward(images)
+        step = Step(images, targets, tapped.detector, prediction, clean_images=clean, statistics=statistics)
+        total, parts = self.loss(step, stage.weights)
+        if (work.iteration + 1) % self.check_every == 0 or work.iteration == 0:
+            _check_finite(total, parts, work)
+        batch.optimizer.zero_grad()
+        # Not self.manual_backward: the loss needs no scaler, and the images are no parameters of this module.
+        total.backward()
+        batch.optimizer.step()
+        batch.image.project()
+        self._report(total, parts)
+        return total.detach()
+
+    @torch.no_grad()
+    def _sample(self, batch: Batch, stage: Stage, sampling: FalsePositives) -> None:
+        """Let the teacher add to the targets; losses before and after are of other targets, so the best iterate is looked for anew."""
+        assert self._tapped is not None
+        assert batch.image is not None
+        prediction, _ = self._tapped.forward(batch.image())
+        targets = sampling(batch.targets, self._tapped.detector.decode(prediction), stage.resolution)
+        changed = [
+            len(a["labels"]) != len(b["labels"]) or not torch.equal(a["boxes"], b["boxes"])
+            for a, b in zip(targets, batch.targets)
+        ]
+        if any(changed):
+            batch.targets = targets
+            batch.best, batch.best_loss = None, None
 
     @torch.no_grad()
     def _look(self, batch: Batch, stage: Stage) -> None:
@@ -212,6 +287,9 @@ class InversionModule(lightning.LightningModule):
         prediction, statistics = self._tapped.forward(images)
         step = Step(images, batch.targets, self._tapped.detector, prediction, clean_images=images, statistics=statistics)
         loss = self.loss.per_image(step, stage.weights)
+        if batch.attempt == 0:
+            iterations = batch.iteration + sum(s.iterations for s in batch.stages[: batch.stage])
+            batch.trace.append((iterations, sum(len(t["labels"]) for t in batch.targets) / len(images), loss.mean()))
         if batch.best is None or batch.best_loss is None:
             batch.best, batch.best_loss = images.clone(), loss
             return
@@ -219,7 +297,8 @@ class InversionModule(lightning.LightningModule):
         batch.best = torch.where(better[:, None, None, None], images, batch.best)
         batch.best_loss = torch.where(better, loss, batch.best_loss)
 
-    def _finish(self, batch: Batch) -> Finished:
+    def _finish(self, batch: Batch) -> Finished | None:
+        """Judge the images of an attempt; deliver the batch, or begin another attempt."""
         assert batch.best is not None
         assert batch.best_loss is not None
         if not torch.isfinite(batch.best_loss).all():
@@ -227,8 +306,29 @@ class InversionModule(lightning.LightningModule):
                 f"the loss of {int((~torch.isfinite(batch.best_loss)).sum())} images of batch {batch.index} is not finite at the last iteration; "
                 "try a smaller learning rate (stages) or weight (loss.<term>.weight)"
             )
+        images = quantise(batch.best).cpu()
         targets: list[Target] = [{"boxes": t["boxes"].cpu(), "labels": t["labels"].cpu()} for t in batch.targets]
-        return Finished(batch.index, batch.best.float().cpu(), targets, batch.best_loss.cpu())
+        records = self.judge(images, targets, self.device)
+        for record, loss, objects in zip(records, batch.best_loss.tolist(), batch.objects):
+            record |= {"loss": round(loss, 4), "objects_start": objects, "attempt": batch.attempt}
+            record["accepted"] = self.accept.accepts(record)
+        batch.candidates += map(Candidate, images, targets, records)
+        batch.attempt, batch.stage, batch.iteration = batch.attempt + 1, 0, 0
+        accepted = sum(candidate.record["accepted"] for candidate in batch.candidates)
+        if accepted < len(images) and batch.attempt < self.accept.attempts:
+            return None
+        chosen = choose(batch.candidates, len(images))
+        trace = {
+            "iterations": [float(iteration) for iteration, _, _ in batch.trace],
+            "objects": [round(objects, 4) for _, objects, _ in batch.trace],
+            "loss": [round(float(loss), 4) for _, _, loss in batch.trace],
+        }
+        finished = Finished(
+            batch.index, torch.stack([c.image for c in chosen]), [c.target for c in chosen], [c.record for c in chosen], trace
+        )
+        self.batch = None
+        self.batches.deliver(finished)
+        return finished
 
     def _report(self, total: Tensor, parts: dict[str, Tensor]) -> None:
         """Log the loss and its parts; the device is waited for only where a logger or the screen writes them."""
@@ -241,14 +341,20 @@ class InversionModule(lightning.LightningModule):
         rate = (steps + 1) * self.batch_size / per_image / max(time.perf_counter() - start, 1e-9)
         self.log("images/s", rate, prog_bar=True)
 
-    def _check_finite(self, total: Tensor, parts: dict[str, Tensor], work: Work) -> None:
-        if torch.isfinite(total):
-            return
-        culprits = [name for name, value in parts.items() if not torch.isfinite(value)]
-        raise InputError(
-            f"loss term {culprits[0] if culprits else 'total'} is not finite at iteration {work.iteration} of stage {work.stage}, "
-            f"batch {work.batch}; try a smaller learning rate (stages) or weight (loss.<term>.weight)"
-        )
+
+def quantise(images: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] to uint8."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _check_finite(total: Tensor, parts: dict[str, Tensor], work: Work) -> None:
+    if torch.isfinite(total):
+        return
+    culprits = [name for name, value in parts.items() if not torch.isfinite(value)]
+    raise InputError(
+        f"loss term {culprits[0] if culprits else 'total'} is not finite at iteration {work.iteration} of stage {work.stage}, "
+        f"batch {work.batch}; try a smaller learning rate (stages) or weight (loss.<term>.weight)"
+    )
 
 
 def _rescaled(target: Target, before: tuple[int, int], after: tuple[int, int]) -> Target:

@@ -13,13 +13,13 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image as PilImage
 from PIL import ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import make_grid
 
 from detkd.disk import replace_file
-from detkd.inversion.module import InversionModule
+from detkd.inversion.module import InversionModule, quantise
 from detkd.inversion.stage import Work
-from detkd.inversion.writer import quantise
 from detkd.structures import Target
 
 
@@ -62,31 +62,53 @@ def save_picture(picture: Tensor, path: Path) -> None:
 
 
 class PictureCallback(lightning.Callback):
-    """Write a grid of the images in work to ``folder`` and to the logger.
+    """Write a grid of the images in work to ``folder`` and to the logger, and a filmstrip of each image when it is finished.
 
     Args:
         every: iterations between pictures; the last iteration of every batch is shown too. images: at most this many of a batch.
-        batches: pictures are taken of the first few batches only, by the first process.
+        batches: pictures are taken of the first few batches only, by whichever process makes them.
+        side: of a film's frames in pixels. A film is ``folder``/steps/<shard>/<position>.png, the frames from left to right in time.
+            A batch that was attempted again has none.
     """
 
-    def __init__(self, folder: str | Path, every: int = 100, images: int = 32, batches: int = 2) -> None:
+    def __init__(self, folder: str | Path, every: int = 100, images: int = 32, batches: int = 2, side: int = 96) -> None:
         if every < 1:
             raise ValueError(f"expected every >= 1, got {every}")
-        self.folder, self.every, self.images, self.batches = Path(folder), every, images, batches
+        self.folder, self.every, self.images, self.batches, self.side = Path(folder), every, images, batches, side
+        self._films: list[Tensor] = []
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Work, batch_idx: int
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: int, batch_idx: int
     ) -> None:
-        if not trainer.is_global_zero or batch.batch >= self.batches:
+        work: Work | None = outputs["work"]
+        if work is None or work.batch >= self.batches:
             return
         assert isinstance(module, InversionModule)
         finished = outputs["finished"]
-        if finished is None and (batch.iteration + 1) % self.every:
+        if finished is None and (work.iteration + 1) % self.every:
             return
-        images, targets = (finished.images, finished.targets) if finished else module.current_images()
-        picture = picture_grid(quantise(images[: self.images]), targets[: self.images], module.teacher.spec.classes)
-        name = f"batch{batch.batch:04d}_stage{batch.stage}_{batch.iteration + 1:05d}"
+        if finished is not None:
+            images, targets = finished.images, finished.targets
+        else:
+            assert module.batch is not None
+            images, targets = quantise(module.current_images()[0]).cpu(), module.batch.targets
+        picture = picture_grid(images[: self.images], targets[: self.images], module.teacher.spec.classes)
+        attempt = f"_attempt{work.attempt}" if work.attempt else ""
+        name = f"batch{work.batch:04d}{attempt}_stage{work.stage}_{work.iteration + 1:05d}"
         save_picture(picture, self.folder / f"{name}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("images", [picture.permute(1, 2, 0).cpu().numpy()], caption=[name])
+        self._films.append(_small(images, self.side))
+        if finished is not None:
+            films, self._films = self._films, []
+            if work.attempt == 0:
+                for position, film in enumerate(torch.cat(films, dim=-1)):
+                    save_picture(film, self.folder / "steps" / f"{work.batch:06d}" / f"{position:06d}.png")
+
+
+def _small(images: Tensor, side: int) -> Tensor:
+    """(B, 3, H, W) uint8 to (B, 3, side, w) of the same shape."""
+    height, width = images.shape[-2:]
+    size = (side, max(1, round(width * side / height)))
+    return F.interpolate(images.float(), size=size, mode="bilinear", antialias=True).round().to(torch.uint8)

@@ -1,16 +1,15 @@
-"""Stages of an inversion, and the list of its steps."""
+"""Stages of an inversion, and the seeds of its parts."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import Dataset
 
 from detkd.errors import InputError
 
@@ -43,33 +42,18 @@ class Stage:
         """Cosine from 1 at iteration 0 to ``final_lr`` at the end."""
         return self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * iteration / self.iterations)) / 2
 
-
-IDLE = -1  # the batch of a step in which there is nothing to do
+    def shortened(self, fraction: float) -> Stage:
+        """The same stage in a fraction of its iterations, at least one."""
+        return replace(self, iterations=max(1, round(self.iterations * fraction)))
 
 
 class Work(NamedTuple):
-    """One optimiser step: iteration ``iteration`` of stage ``stage`` of batch ``batch``, or none for :data:`IDLE`."""
+    """One optimiser step: iteration ``iteration`` of stage ``stage`` of attempt ``attempt`` at batch ``batch``, all from 0."""
 
     batch: int
+    attempt: int
     stage: int
     iteration: int
-
-
-class WorkList(Dataset[Work]):
-    """Every step of the given batches, in order: one Lightning training step each, so that its loop, bars and loggers fit."""
-
-    def __init__(self, batches: Sequence[int], stages: Sequence[Stage]) -> None:
-        self.batches = list(batches)
-        self._steps = [(s, i) for s, stage in enumerate(stages) for i in range(stage.iterations)]
-
-    def __len__(self) -> int:
-        return len(self.batches) * len(self._steps)
-
-    def __getitem__(self, index: int) -> Work:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        batch, step = divmod(index, len(self._steps))
-        return Work(self.batches[batch], *self._steps[step])
 
 
 def seed_of(*keys: int | str) -> int:

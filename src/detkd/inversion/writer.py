@@ -1,78 +1,105 @@
-"""Write finished batches into the store, with the teacher's judgement of each image as stored."""
+"""Batches that go into a store: shared by any number of processes, written beside the optimisation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 
-import lightning
-import torch
 from torch import Tensor
 
-from detkd.boxes import iou_xyxy
 from detkd.data.store import StoreWriter
-from detkd.detectors.modes import looking
-from detkd.inversion.module import Finished, InversionModule
-from detkd.structures import Detection, Target
+from detkd.inversion.batches import Finished
+from detkd.structures import Target
 
 
-def quantise(images: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] to uint8."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+class StoreBatches:
+    """The batches of a store that are not there yet.
 
+    Processes agree through claims on the folder alone, so that it does not matter whether Lightning started them, several machines
+    did, or the same command was typed twice; what a process leaves when it dies is taken up by the others, or by the next run.
 
-def judge(detections: Sequence[Detection], targets: Sequence[Target]) -> list[dict[str, float]]:
-    """How well each image shows its targets, the mean over its boxes of two numbers.
-
-    teacher_score: the best score of a detection of the box's class with IoU >= .5, else 0. teacher_iou: the best IoU of a
-    detection of the box's class, else 0.
+    Args:
+        writer: of the store. n_batches: all of them.
+        first: batches below this are finished before any other is begun (the bank of a warm start).
+        turn: which of ``turns`` processes this is: where it begins, so that processes seldom ask for the same batch.
+        written: told the index of each batch once it is on disk.
+        wait: seconds between looks while others are at work.
     """
-    records = []
-    for detection, target in zip(detections, targets, strict=True):
-        same = target["labels"][:, None] == detection["labels"][None]  # (n, m)
-        iou = iou_xyxy(target["boxes"], detection["boxes"]) * same
-        score = detection["scores"][None] * (iou >= 0.5)
-        best_iou = iou.max(1).values if iou.shape[1] else iou.new_zeros(len(iou))
-        best_score = score.max(1).values if score.shape[1] else score.new_zeros(len(score))
-        records.append({"teacher_score": _rounded(best_score), "teacher_iou": _rounded(best_iou)})
-    return records
 
-
-def _rounded(values: Tensor) -> float:
-    return round(float(values.mean()), 4) if len(values) else 0.0
-
-
-class StoreCallback(lightning.Callback):
-    """Write each finished batch as a shard, and the whole set once all processes are done."""
-
-    def __init__(self, writer: StoreWriter, n_shards: int) -> None:
-        self.writer, self.n_shards = writer, n_shards
-
-    @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def __init__(
+        self,
+        writer: StoreWriter,
+        n_batches: int,
+        first: int = 0,
+        turn: int = 0,
+        turns: int = 1,
+        written: Callable[[int], None] | None = None,
+        wait: float = 0.2,
     ) -> None:
-        finished: Finished | None = outputs["finished"]
-        if finished is None:
-            return
-        assert isinstance(module, InversionModule)
-        images = quantise(finished.images)
-        with looking(module.teacher), torch.autocast(module.device.type, enabled=False):
-            detections = module.teacher.decode(module.teacher(images.to(module.device).float() / 255))
-        moved: list[Detection] = [
-            {"boxes": d["boxes"].cpu(), "labels": d["labels"].cpu(), "scores": d["scores"].cpu()} for d in detections
-        ]
-        records = [
-            record | {"loss": round(loss, 4)} for record, loss in zip(judge(moved, finished.targets), finished.loss.tolist())
-        ]
-        self.writer.write_shard(finished.index, images, finished.targets, records)
+        self.writer, self.n_batches, self.first = writer, n_batches, first
+        self.turn, self.turns, self.written, self.wait = turn, max(1, turns), written, wait
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._writing: Future[None] | None = None
 
-    def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, Exception):
-            self.writer.withdraw()
+    def claim(self) -> int | None:
+        """A batch that is neither written nor being made; None when all are written. Raises what writing raised."""
+        while True:
+            self._settle(wait=False)
+            missing = self.missing()
+            if not missing:
+                self._settle()
+                return None
+            bank = [i for i in missing if i < self.first]
+            for index in self._in_turn(bank or missing):
+                if self.writer.claims.take(_name(index)):
+                    if index in self.writer.finished():  # by another, between the look and the claim
+                        self.writer.claims.release(_name(index))
+                        continue
+                    for leftover in (self.writer.root / "shards").glob(f".{index:06d}.*.tmp"):
+                        shutil.rmtree(leftover, ignore_errors=True)
+                    return index
+            time.sleep(self.wait)
 
-    def on_fit_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        trainer.strategy.barrier("store")
-        if trainer.is_global_zero and not trainer.interrupted:
-            self.writer.finish(self.n_shards)
-        trainer.strategy.barrier("finished")
+    def missing(self) -> list[int]:
+        """Batches that are not written."""
+        finished = self.writer.finished()
+        return [i for i in range(self.n_batches) if i not in finished]
+
+    def deliver(self, finished: Finished) -> None:
+        """Write a batch in the background, once the one before is written."""
+        self._settle()
+        self._writing = self._thread.submit(self._write, finished)
+
+    def read(self, index: int) -> tuple[Tensor, list[Target]]:
+        """Images (B, 3, H, W) uint8 and targets of a batch that is written."""
+        shard = self.writer.read_shard(index)
+        return shard.images, shard.targets
+
+    def close(self) -> None:
+        """Wait for what is being written, and give all claims up."""
+        self._thread.shutdown(wait=True)
+        self.writer.claims.close()
+
+    def _write(self, finished: Finished) -> None:
+        try:
+            self.writer.write_shard(finished.index, finished.images, finished.targets, finished.records, finished.trace)
+        finally:
+            self.writer.claims.release(_name(finished.index))
+        if self.written is not None:
+            self.written(finished.index)
+
+    def _settle(self, wait: bool = True) -> None:
+        """Raise what went wrong in writing; with ``wait`` also let it end."""
+        if self._writing is not None and (wait or self._writing.done()):
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _in_turn(self, missing: Iterable[int]) -> list[int]:
+        mine = [i for i in missing if i % self.turns == self.turn % self.turns]
+        return mine + [i for i in missing if i % self.turns != self.turn % self.turns]
+
+
+def _name(index: int) -> str:
+    return f"{index:06d}"

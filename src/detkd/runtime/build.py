@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -56,6 +57,24 @@ def build_loss(node: DictConfig) -> Composite:
     if not terms:
         raise InputError("loss: expected at least one term of non-zero weight, like loss=[detection,bn_stats,tv], found none")
     return Composite(terms, weights)
+
+
+def build_inversion_loss(node: DictConfig, teacher: Detector) -> Composite:
+    """The loss of an inversion, without bn_stats where the teacher has no statistics to compare with; says so."""
+    if node.get("bn_stats") is not None and not teacher.norms():
+        print(
+            f"note: {type(teacher).__name__} stores no statistics (it has no BatchNorm layers): loss term bn_stats is left out; "
+            "loss=[detection,tv,PRIOR] has a prior in its place",
+            file=sys.stderr,
+            flush=True,
+        )
+        node = OmegaConf.create({str(k): v for k, v in node.items() if k != "bn_stats"})
+    return build_loss(node)
+
+
+def build_part(node: DictConfig | None) -> Any:
+    """What an optional group names; None for an empty one."""
+    return instantiate(node, _convert_="all") if node else None
 
 
 def build_list(node: DictConfig | None) -> list[Any]:

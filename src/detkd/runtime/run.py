@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import logging
@@ -27,6 +28,7 @@ from detkd.errors import InputError
 
 CONFIG_FILE = "config.yaml"
 RESULTS_FILE = "results.json"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Not what makes a run another run: where it writes, and on what it runs.
 ELSEWHERE = ("out", "trainer", "logger", "callbacks")
 
@@ -50,6 +52,12 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                 return task(cfg)
             except (InputError, MisconfigurationException) as error:
                 fail(error)
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise
+                fail(
+                    InputError(f"the disk is full ({error}); what is written is whole: make room, and the same command goes on")
+                )
             except InstantiationException as error:
                 cause = error.__cause__
                 if not isinstance(cause, (InputError, TypeError, ValueError)):
@@ -90,6 +98,17 @@ def quiet() -> None:
 def output_dir() -> Path:
     """The folder of this run (in a multirun, of this job), absolute."""
     return Path(HydraConfig.get().runtime.output_dir).resolve()
+
+
+def check_shared_folder() -> None:
+    """Raise InputError where something else than Lightning starts the processes and each would make a dated folder of its own."""
+    started = next((n for n in ("TORCHELASTIC_RUN_ID", "SLURM_PROCID") if n in os.environ), None)
+    several = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
+    given = [o for o in HydraConfig.get().overrides.task if o.startswith("out=")]
+    if started and several and not given:
+        raise InputError(
+            "out: expected a folder that all processes share, like out=DIR, where torchrun or SLURM starts several"
+        )
 
 
 def claim(cfg: DictConfig, folder: Path) -> None:
