@@ -266,13 +266,13 @@ def _truth(
             f"{where}.bbox: expected [x, y, width, height] of positive extent inside an image of {size[1]} x {size[0]} pixels, "
             f"got {_short(entry['bbox'])}; invalid_boxes=drop leaves such boxes out"
         )
-    kept = [(entry, box) for (_, entry), box, v in zip(entries, boxes, valid.tolist()) if v]
+    kept = [entry for (_, entry), v in zip(entries, valid.tolist()) if v]
     boxes = boxes[valid]
-    areas = [_float(a["area"]) if a.get("area") is not None else float(area_xyxy(box)) for a, box in kept]
+    areas = [_float(a["area"]) if a.get("area") is not None else own for a, own in zip(kept, area_xyxy(boxes).tolist())]
     return GroundTruth(
         boxes=boxes,
-        labels=torch.tensor([label_of[int(a["category_id"])] for a, _ in kept], dtype=torch.int64),
-        iscrowd=torch.tensor([bool(a.get("iscrowd", 0)) for a, _ in kept], dtype=torch.bool),
+        labels=torch.tensor([label_of[int(a["category_id"])] for a in kept], dtype=torch.int64),
+        iscrowd=torch.tensor([bool(a.get("iscrowd", 0)) for a in kept], dtype=torch.bool),
         area=torch.tensor(areas, dtype=torch.float32),
     ), len(entries) - len(kept)
 

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from detkd.data.annotations import OnProblem, read_boxes
 from detkd.errors import InputError
 from detkd.inversion.layout import check_names, labels_of
-from detkd.structures import Target
+from detkd.structures import Target, join_targets
 
 
 class LabelledBoxes:
@@ -83,21 +82,14 @@ class LabelledBoxes:
     def _read(self, classes: Sequence[str]) -> None:
         """Keep all boxes that may be drawn, as fractions of their image."""
         wanted = torch.tensor(labels_of(self.classes, classes))
-        boxes, labels, images = [self._boxes[:0]], [self._labels[:0]], [self._image[:0]]
-        for number, (size, truth) in enumerate(
-            read_boxes(self.path, classes, on_unknown=self.on_unknown, invalid_boxes="drop")
-        ):
-            keep = ~truth["iscrowd"] & torch.isin(truth["labels"], wanted)
-            boxes.append(truth["boxes"][keep] / _extent(size))
-            labels.append(truth["labels"][keep])
-            images.append(torch.full((int(keep.sum()),), number))
-        if not sum(map(len, boxes)):
+        read = read_boxes(self.path, classes, on_unknown=self.on_unknown, invalid_boxes="drop")
+        read = [(size, truth) for size, truth in read if len(truth["boxes"])]
+        if read:
+            image, boxes, labels = join_targets([truth for _, truth in read])
+            keep = torch.isin(labels, wanted) & ~torch.cat([truth["iscrowd"] for _, truth in read])
+            extent = torch.tensor([[width, height, width, height] for (height, width), _ in read])[image]
+            self._boxes, self._labels, self._image = (boxes / extent)[keep], labels[keep], image[keep]
+        if not read or not len(self._boxes):
             of = "the teacher's classes" if self.classes is None else f"the classes {list(self.classes)}"
             raise InputError(f"{self.path}: expected boxes of {of}, found none")
-        self._boxes, self._labels, self._image = torch.cat(boxes), torch.cat(labels), torch.cat(images)
         self._read_for = tuple(classes)
-
-
-def _extent(size: tuple[int, int]) -> Tensor:
-    height, width = size
-    return torch.tensor([width, height, width, height])
