@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms, generalized_box_iou_loss
 
 from detkd.boxes import clip_xyxy
-from detkd.data.store import Store, StoreWriter, open_store
+from detkd.data.store import Store, StoreWriter
 from detkd.detectors.checkpoint import fingerprint, load_checkpoint
 from detkd.detectors.norms import Norm, find_norms
 from detkd.inversion.augment import Compose, Flip, Jitter
@@ -32,7 +32,7 @@ from detkd.inversion.image import PyramidFactory
 from detkd.inversion.layout import UniformBoxes
 from detkd.inversion.module import InversionModule
 from detkd.inversion.stage import Stage
-from detkd.inversion.writer import StoreCallback
+from detkd.inversion.writer import StoreBatches
 from detkd.losses.bn_stats import BatchNormStatistics
 from detkd.losses.composite import Composite
 from detkd.losses.detection import DetectionLoss
@@ -131,7 +131,8 @@ class Losses(lightning.Callback):
         self.seen: list[float] = []
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.seen.append(float(outputs["loss"]))
+        if outputs["work"] is not None:
+            self.seen.append(float(outputs["loss"]))
 
 
 def invert(teacher: OwnDetector, folder: Path, iterations: int = 60) -> tuple[float, float, Store]:
@@ -142,21 +143,25 @@ def invert(teacher: OwnDetector, folder: Path, iterations: int = 60) -> tuple[fl
     )
     stage = Stage((64, 64), iterations, lambda parameters: torch.optim.Adam(parameters, lr=0.05, betas=(0.9, 0.99)))
     layout, augmentation = UniformBoxes(size=(0.3, 0.75)), Compose([Jitter(), Flip()])
-    module = InversionModule(teacher, PyramidFactory(levels=5), loss, layout, augmentation, [stage], n_images=4, batch_size=4)
     recipe = {"example": "own_detector", "iterations": iterations}
     writer = StoreWriter(folder, recipe, teacher.spec.classes, (64, 64), teacher_sha256=fingerprint(teacher), seed=0)
+    batches = StoreBatches(writer, n_batches=1)
+    module = InversionModule(
+        teacher, PyramidFactory(levels=5), loss, layout, augmentation, [stage], n_images=4, batch_size=4, batches=batches
+    )
     losses = Losses()
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=1,
-        callbacks=[losses, StoreCallback(writer, module.n_batches)],
+        callbacks=[losses],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
     )
     trainer.fit(module)
-    return losses.seen[0], losses.seen[-1], open_store(folder)
+    batches.close()
+    return losses.seen[0], losses.seen[-1], writer.finish(1)
 
 
 def main() -> None:

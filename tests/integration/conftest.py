@@ -37,6 +37,7 @@ for line in sys.stdin:
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         status, sys.argv = 0, [job["module"], *job["arguments"]]
         try:
+            exec(job["before"], {})
             runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -91,12 +92,18 @@ def _server() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture(scope="session")
 def command(_server: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """Run `python -m detkd.<name> arguments...` in the folder ``cwd``: command("invert", "seed=1", cwd=tmp_path)."""
+    """Run `python -m detkd.<name> arguments...` in the folder ``cwd``: command("invert", "seed=1", cwd=tmp_path).
+
+    before: Python that the process runs first.
+    """
     folder = tmp_path_factory.mktemp("output")
 
-    def run(name: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None, timeout: int = 120) -> Done:
+    def run(
+        name: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None, timeout: int = 120, before: str = ""
+    ) -> Done:
         job = {
             "module": f"detkd.{name}",
+            "before": before,
             "arguments": [str(a) for a in arguments],
             "cwd": str(cwd),
             "env": env or {},
