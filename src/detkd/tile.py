@@ -20,10 +20,11 @@ def main(cfg: DictConfig) -> dict[str, object]:
     start = time.perf_counter()
     made = tile.write_shards(writer, tilings, cfg.n_images, cfg.shard_size)
     seconds = time.perf_counter() - start
-    record(cfg, folder)
     store = writer.finish(-(-cfg.n_images // cfg.shard_size))
     results: dict[str, object] = tile.describe(tilings, store)
-    write_results(folder, results)
+    with writer.alone():
+        record(cfg, folder)
+        write_results(folder, results)
     print(f"{folder}: {tile.summary(results)}; {made} images in {seconds:.1f} s")
     return results
 

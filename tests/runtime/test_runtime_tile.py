@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def test_shards_are_written_once_and_the_last_is_smaller(source: Path, tmp_path:
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg = config(f"data.root={source}", "counts=[1,25]")
     tilings = tile.build_tilings(cfg)
@@ -89,11 +90,29 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
             tile.write_shards(tile.open_writer(cfg, tmp_path / "broken", tilings), tilings, 5, 2)
     writer = tile.open_writer(cfg, tmp_path / "broken", tilings)
     assert writer.finished() == {0}
+    (tmp_path / "broken/shards/000000/000001.png").write_bytes(b"damaged")
+    tile.write_shards(writer, tilings, 2, 2)
+    assert "shard 0 is damaged and is made again: " in capsys.readouterr().out
     assert tile.write_shards(writer, tilings, 5, 2) == 3
     writer.finish(3)
+    writer.claims.close()
+    whole.claims.close()
     files = [{p.relative_to(d): p.read_bytes() for p in d.rglob("*") if p.is_file()} for d in (whole.root, writer.root)]
     assert files[0] == files[1]
     assert len(files[0]) > 5
+
+
+def test_two_at_once_share_the_work(source: Path, tmp_path: Path) -> None:
+    cfg = config(f"data.root={source}", "n_images=40")
+    with ThreadPoolExecutor(2) as pool:  # each with claims of its own, as two processes have
+
+        def work() -> int:
+            tilings = tile.build_tilings(cfg)
+            return tile.write_shards(tile.open_writer(cfg, tmp_path / "out", tilings), tilings, 40, 2)
+
+        made = [task.result() for task in (pool.submit(work), pool.submit(work))]
+    assert sum(made) == 40
+    assert len(open_writer(source, tmp_path / "out", "n_images=40").finish(20)) == 40
 
 
 @pytest.mark.parametrize(

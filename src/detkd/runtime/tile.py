@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from detkd.data.coco import CocoDataset
 from detkd.data.counts import counts_from
 from detkd.data.store import Store, StoreWriter, holds_store, open_store
 from detkd.data.tile import MOST
-from detkd.data.tilings import Tilings
+from detkd.data.tilings import Tiling, Tilings
 from detkd.disk import sha256_of
 from detkd.errors import InputError
-
-# What a run leaves beside its set.
-BESIDE = ("config.yaml", "results.json", "*.log")
+from detkd.inversion.batches import Finished
+from detkd.inversion.writer import StoreBatches
+from detkd.runtime.store import BESIDE
 
 
 def build_tilings(cfg: DictConfig) -> Tilings:
@@ -80,19 +80,31 @@ def open_writer(cfg: DictConfig, folder: Path, tilings: Tilings) -> StoreWriter:
 
 
 def write_shards(writer: StoreWriter, tilings: Tilings, n_images: int, shard_size: int) -> int:
-    """Write the shards that are missing; how many images this call made."""
+    """Write the shards that are missing, shared with all that work on the folder; how many images this call made.
+
+    Damaged shards are made again. Where a run fails before anything is written, its folder is given up.
+    """
+    for damaged, why in writer.repair().items():
+        print(f"shard {damaged} is damaged and is made again: {why}", flush=True)
+    shared = StoreBatches(writer, -(-n_images // shard_size))
     made = 0
-    for index in sorted(set(range(-(-n_images // shard_size))) - writer.finished()):
-        numbers = range(index * shard_size, min(n_images, (index + 1) * shard_size))
-        try:
-            done = [tilings[number] for number in numbers]
-        except InputError:
-            writer.withdraw()
-            raise
-        records = [{"sources": list(d.sources), "objects": len(d.target["boxes"]), "dropped": d.dropped} for d in done]
-        writer.write_shard(index, torch.stack([d.image for d in done]), [d.target for d in done], records)
-        made += len(numbers)
+    try:
+        while (index := shared.claim()) is not None:
+            done = [tilings[number] for number in range(index * shard_size, min(n_images, (index + 1) * shard_size))]
+            shared.deliver(_finished(index, done))
+            made += len(done)
+    except Exception:
+        shared.close()
+        writer.withdraw()
+        raise
+    finally:
+        shared.close()
     return made
+
+
+def _finished(index: int, done: Sequence[Tiling]) -> Finished:
+    records = [{"sources": list(d.sources), "objects": len(d.target["boxes"]), "dropped": d.dropped} for d in done]
+    return Finished(index, torch.stack([d.image for d in done]), [d.target for d in done], records, trace={})
 
 
 def describe(tilings: Tilings, store: Store) -> dict[str, Any]:
