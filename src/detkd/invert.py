@@ -7,10 +7,12 @@ import time
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from detkd.data.shards import read_trace
 from detkd.inversion.augment import Compose
 from detkd.inversion.module import InversionModule
 from detkd.inversion.quality import Judge
 from detkd.runtime import build, store
+from detkd.runtime.figures import objects_figure
 from detkd.runtime.outputs import write_outputs
 from detkd.runtime.run import check_shared_folder, entry_point, output_dir, record, write_results
 from detkd.runtime.verifier import VerifierCallback
@@ -63,6 +65,10 @@ def main(cfg: DictConfig) -> dict[str, object]:
     results |= store.speed(folder, cfg.n_images, made, seconds) | {"teacher_sha256": finished.teacher_sha256}
     with writer.alone():
         results |= write_outputs(folder, results)
+        if module.sampling is not None:
+            objects_figure(
+                [read_trace(folder, index) for index in range(module.n_batches)], folder / "pictures" / "objects.png"
+            )
         write_results(folder, results)
     print(f"{folder}: {store.summary(results)}")
     return results

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +295,49 @@ def test_a_store_without_shards_can_be_withdrawn(tmp_path: Path) -> None:
     )
     other.withdraw()
     assert other.finished() == {0}
+
+
+def test_repair_removes_what_is_damaged_and_nothing_else(tmp_path: Path) -> None:
+    store = writer(tmp_path)
+    for index in range(4):
+        store.write_shard(index, *shard(index))
+    assert store.repair() == {}
+    (tmp_path / "shards" / "000001" / "000001.png").write_bytes(b"")
+    (tmp_path / "shards" / "000002" / "shard.json").write_text("[")
+    (tmp_path / "shards" / "000003" / "000000.png").unlink()
+    damaged = store.repair()
+    assert sorted(damaged) == [1, 2, 3]
+    assert "000001.png: expected sha256" in damaged[1]
+    assert store.finished() == {0}
+    assert sorted(p.name for p in (tmp_path / "shards").iterdir()) == ["000000"]
+
+
+def test_a_shard_that_the_manifest_does_not_know_is_damaged(tmp_path: Path) -> None:
+    store = writer(tmp_path)
+    store.write_shard(0, *shard(0))
+    store.finish(1)
+    shutil.rmtree(tmp_path / "shards" / "000000")
+    store.write_shard(0, *shard(1))  # sound in itself, but another
+    assert sorted(store.repair()) == [0]
+
+
+def test_images_that_were_rejected_can_be_dropped(tmp_path: Path) -> None:
+    store = writer(tmp_path)
+    images, targets, records = shard(0)
+    for record, accepted in zip(records, (True, False, True)):
+        record["accepted"] = accepted
+    store.write_shard(0, images, targets, records)
+    dropped = store.finish(1, "drop")
+    assert len(dropped) == 2
+    assert torch.equal(dropped.read_shard(0).images, images[[0, 2]])
+    assert [i["file_name"] for i in json.loads((tmp_path / "instances.json").read_bytes())["images"]] == [
+        "shards/000000/000000.png",
+        "shards/000000/000002.png",
+    ]
+    assert len(store.finish(1, "keep")) == 3
+    for record in records:
+        record["accepted"] = False
+    other = writer(tmp_path / "none")
+    other.write_shard(0, images, targets, records)
+    with pytest.raises(InputError, match="expected an image that was accepted"):
+        other.finish(1, "drop")

@@ -104,7 +104,7 @@ def test_mistakes_leave_no_file(command: Command, images: Path, tmp_path: Path, 
         ([], "data.root: expected a folder of images with boxes, like data.root=DIR, found none"),
         (["data.root=gone"], "gone: expected a folder of images, found nothing"),
         ([f"data.root={images}", "n_images=0"], "n_images: expected a whole number from 1, got 0"),
-        ([f"data.root={images}", "counts={30:1}"], "counts: expected at most 25 objects an image, got 30"),
+        ([f"data.root={images}", "counts={30:1}"], "counts: expected counts of at most 25, got 30"),
         ([f"data.root={images}", "image_size=16"], "image_size: expected at least 32 pixels a side, got [16, 16]"),
         (
             [f"data.root={images}", "data.classes=[circle]"],

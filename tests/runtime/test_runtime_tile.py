@@ -136,7 +136,7 @@ def test_another_set_does_not_go_into_the_same_folder(source: Path, tmp_path: Pa
 
 def test_two_ways_to_say_the_same_are_one_run(source: Path, tmp_path: Path) -> None:
     open_writer(source, tmp_path / "out")
-    open_writer(source, tmp_path / "out", "counts={2: 7}", "image_size=[32,32]", "most=9", "data.classes=[a,b]")
+    open_writer(source, tmp_path / "out", "counts={2: 7}", "image_size=[32,32]", "min_side=2", "most=9", "data.classes=[a,b]")
 
 
 def test_a_source_that_changed_is_another_run(source: Path, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_where_no_shard_could_be_made_the_folder_is_given_up(source: Path, tmp_p
         ("shard_size=0", "shard_size: expected a whole number from 1, got 0"),
         ("seed=x", "seed: expected a whole number, got 'x'"),
         ("most=26", "most: expected 1 to 25 objects an image, got 26"),
-        ("counts={26: 1}", "counts: expected at most 25 objects an image, got 26"),
+        ("counts={26: 1}", "counts: expected counts of at most 25, got 26"),
         ("counts=[3,2]", "counts: expected \\[fewest, most\\]"),
         ("counts=imagenet", "counts: expected one of uniform, random, coco, voc"),
         ("counts=null", "counts: expected a name"),

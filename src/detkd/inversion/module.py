@@ -130,6 +130,11 @@ class InversionModule(lightning.LightningModule):
             raise InputError("stages: expected at least one stage, got none")
         if unknown := sorted({name for stage in stages for name in stage.weights} - set(loss.weights)):
             raise InputError(f"stages.weights: expected terms of the loss, {sorted(loss.weights)}, got {unknown}")
+        self.judge = Judge(teacher) if judge is None else judge
+        self.accept = Acceptance() if accept is None else accept
+        if unjudged := sorted(set(self.accept.thresholds()) - set(self.judge.scores)):
+            needs = "a verifier" if unjudged[0].startswith("verifier") else "a judge that gives it"
+            raise InputError(f"accept.{unjudged[0]}: expected {needs}, found none")
         self.automatic_optimization = False
         self.teacher = teacher
         teacher.eval()
@@ -139,8 +144,6 @@ class InversionModule(lightning.LightningModule):
         self.n_images, self.batch_size, self.seed = n_images, batch_size, seed
         self.sampling, self.warm_start = sampling, warm_start
         self.batches: Batches = MemoryBatches(self.n_batches) if batches is None else batches
-        self.judge = Judge(teacher) if judge is None else judge
-        self.accept = Acceptance() if accept is None else accept
         self.look_every, self.check_every, self.fold, self.channels_last = look_every, check_every, fold, channels_last
         self.batch: Batch | None = None
         self.over = False
@@ -148,6 +151,7 @@ class InversionModule(lightning.LightningModule):
         self._bank: tuple[Tensor, list[Target]] | None = None
         self._clock = (time.perf_counter(), 0)
         loss.setup(None, teacher)
+        layout(1, teacher.spec.classes, self.stages[0].resolution, torch.Generator())  # raises where it does not fit the teacher
 
     @property
     def n_batches(self) -> int:

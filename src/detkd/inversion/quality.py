@@ -83,6 +83,15 @@ class Judge:
             None if verifier is None else torch.tensor(label_map(teacher.spec.classes, verifier.spec.classes, "verifier"))
         )
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The keys of a record."""
+        return (
+            *("teacher_score", "teacher_iou"),
+            *(("agreement",) if self.agreement else ()),
+            *(("verifier_score", "verifier_iou") if self.verifier is not None else ()),
+        )
+
     def __call__(self, images: Tensor, targets: Sequence[Target], device: torch.device | str = "cpu") -> list[dict[str, Any]]:
         """A record an image; every value is a mean over its boxes, 0 without boxes.
 
