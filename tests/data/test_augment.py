@@ -236,7 +236,7 @@ def test_tile_refuses_what_cannot_be() -> None:
         (lambda: Tile(p=1.5), "Tile.p: expected a number from 0 to 1"),
         (lambda: Tile(most=26), "Tile.most: expected 1 to 25 images, got 26"),
         (lambda: Tile(most=0), "Tile.most: expected 1 to 25 images, got 0"),
-        (lambda: Tile([1, 10]), "Tile.counts: expected at most 9 objects an image, got 10"),
+        (lambda: Tile([1, 10]), "Tile.counts: expected counts of at most 9, got 10"),
         (lambda: Tile("imagenet"), "Tile.counts: expected one of uniform, random, coco, voc"),
         (lambda: Tile(min_side=-1), "Tile.min_side: expected pixels from 0, got -1"),
         (lambda: Tile(min_side=float("nan")), "Tile.min_side"),

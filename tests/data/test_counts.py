@@ -118,7 +118,7 @@ def test_what_cannot_be_a_distribution_is_refused(value: object, message: str) -
 
 @pytest.mark.parametrize("value", [[1, 26], {26: 1}])
 def test_a_count_beyond_the_largest_allowed_is_refused(value: object) -> None:
-    with pytest.raises(InputError, match="at most 25 objects an image, got 26"):
+    with pytest.raises(InputError, match="counts of at most 25, got 26"):
         counts_from(value, most=25)
 
 

@@ -145,7 +145,7 @@ def test_the_checksum_is_of_what_the_annotations_say(folder: Folder) -> None:
 
 def test_what_cannot_be_tiled_is_refused(folder: Folder, tmp_path: Path) -> None:
     root = folder([[0], [1]])
-    with pytest.raises(InputError, match="counts: expected at most 25 objects an image, got 26"):
+    with pytest.raises(InputError, match="counts: expected counts of at most 25, got 26"):
         tilings(root, {26: 1})
     with pytest.raises(InputError, match=r"image_size: expected at least 32 pixels a side, got \[31, 64\]"):
         Tilings(source(root), Counts({1: 1}), (31, 64))

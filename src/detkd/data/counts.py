@@ -115,7 +115,7 @@ def counts_from(value: object, most: int | None = None, key: str = "counts") -> 
     except InputError as error:
         raise InputError(f"{key}{str(error).removeprefix('counts')}") from None
     if most is not None and counts.values[-1] > most:
-        raise InputError(f"{key}: expected at most {most} objects an image, got {counts.values[-1]}")
+        raise InputError(f"{key}: expected counts of at most {most}, got {counts.values[-1]}")
     return counts
 
 
@@ -133,7 +133,7 @@ def _read(value: Any, most: int | None) -> Counts:
             raise InputError(f"counts: expected [fewest, most] with 1 <= fewest <= most, got {list(value)}")
         # a typing error must not fill the memory
         if largest > 100_000:
-            raise InputError(f"counts: expected at most 100000 objects an image, got {largest}")
+            raise InputError(f"counts: expected counts of at most 100000, got {largest}")
         return Counts(dict.fromkeys(range(fewest, largest + 1), 1))
     raise InputError(
         f"counts: expected a name ({', '.join(get_args(CountName))}), a mapping {{count: weight}} or [fewest, most], got {value!r}"

@@ -56,7 +56,7 @@ class Tilings:
         self, source: CocoDataset, counts: Counts, image_size: tuple[int, int], seed: int = 0, min_side: float = 2.0
     ) -> None:
         if counts.values[-1] > MOST:
-            raise InputError(f"counts: expected at most {MOST} objects an image, got {counts.values[-1]}")
+            raise InputError(f"counts: expected counts of at most {MOST}, got {counts.values[-1]}")
         if len(image_size) != 2 or min(image_size) < 32:
             raise InputError(f"image_size: expected at least 32 pixels a side, got {list(image_size)}")
         if not 0 <= min_side <= min(image_size):

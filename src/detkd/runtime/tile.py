@@ -46,7 +46,7 @@ def build_tilings(cfg: DictConfig) -> Tilings:
         on_unknown=cfg.data.on_unknown,
         invalid_boxes=cfg.data.invalid_boxes,
     )
-    return Tilings(source, counts, size, cfg.seed, cfg.min_side)
+    return Tilings(source, counts, size, cfg.seed, float(cfg.min_side))
 
 
 def open_writer(cfg: DictConfig, folder: Path, tilings: Tilings) -> StoreWriter:
