@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from detkd.detectors.darknet.detector import from_cfg, yolov3, yolov3_tiny
 from detkd.detectors.files import read_names
 from detkd.detectors.torchvision import FCOS, SSD, FasterRCNN, RetinaNet
+from detkd.detectors.ultralytics import UltralyticsDetector
 from detkd.losses.bn_stats import BatchNormStatistics
 from detkd.losses.detection import DetectionLoss
 from detkd.losses.mimic import Mimic
@@ -31,11 +32,12 @@ SHARED_CFG = Path(os.environ.get("DETKD_SHARED", "../shared")) / "weights" / "yo
 
 @dataclass(frozen=True)
 class Case:
-    """A detector to build. folds: whether it has convolutions with a BatchNorm behind them. needs: a file, or nothing."""
+    """A detector to build. folds: whether it has convolutions with a BatchNorm behind them. needs: a file; package: an optional one."""
 
     build: Callable[[], Any]
     folds: bool = True
     needs: Path | None = None
+    package: str | None = None
 
 
 DETECTORS: dict[str, Case] = {
@@ -51,6 +53,8 @@ DETECTORS: dict[str, Case] = {
     "fcos_r18": Case(lambda: FCOS(**QUARTER, **LOW)),
     "fcos_r18_frozen": Case(lambda: FCOS(frozen_norms=True, **QUARTER, **LOW)),
     "faster_rcnn_r18": Case(lambda: FasterRCNN(**SMALL_ROI, **QUARTER, **LOW)),
+    "yolov8n": Case(lambda: UltralyticsDetector(CLASSES, "yolov8n", (64, 64), width=0.125), package="ultralytics"),
+    "yolo11n": Case(lambda: UltralyticsDetector(CLASSES, "yolo11n", (64, 64), width=0.125), package="ultralytics"),
 }
 
 TERMS: dict[str, Callable[[], Any]] = {

@@ -31,6 +31,7 @@ ARCHITECTURES = {
     "RetinaNet": "detkd.detectors.torchvision",
     "FCOS": "detkd.detectors.torchvision",
     "FasterRCNN": "detkd.detectors.torchvision",
+    "UltralyticsDetector": "detkd.detectors.ultralytics",
 }
 
 
