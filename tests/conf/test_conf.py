@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import re
 import urllib.error
 from collections.abc import Iterator
@@ -33,8 +34,8 @@ USED_BY = {
     "logger": {"invert": None, "distill": None},
     "loss": {"invert": {"detection", "bn_stats", "tv", "pixel_l2"}, "distill": {"detection", "mimic"}},
     "optimizer": {"distill": None},
-    "student": {"distill": None},
     "sampling": {"invert": None},
+    "student": {"distill": None},
     "teacher": {"invert": None, "distill": None, "evaluate": None},
     "trainer": {"invert": None, "distill": None},
     "verifier": {"invert": None},
@@ -45,6 +46,7 @@ HEAVY = [
     "yolov3_spp",
     *sorted(p.stem for p in (CONF / "detector").glob("*.yaml") if re.search("rcnn|fcos|retina|ssd", p.stem)),
 ]
+EXTRA = ["yolo11n", "yolo11s", "yolov8n", "yolov8s"]  # of an optional package
 
 
 def options(group: str) -> list[str]:
@@ -203,9 +205,16 @@ def test_large_students_too(option: str) -> None:
     assert student(option).spec.classes == ("a", "b")
 
 
+@pytest.mark.parametrize("option", EXTRA)
+def test_students_of_an_optional_package(option: str) -> None:
+    if importlib.util.find_spec("ultralytics") is None:
+        pytest.skip("no package ultralytics; pip install 'detkd[ultralytics]'")
+    assert student(option).spec.classes == ("a", "b")
+
+
 def test_every_student_is_tried() -> None:
     need_a_file = {"checkpoint", "darknet", "yolo_fastest", "yolo_fastest_xl"}
-    assert {*NO_FILE, *HEAVY} == set(options("student")) - need_a_file
+    assert {*NO_FILE, *HEAVY, *EXTRA} == set(options("student")) - need_a_file
 
 
 @pytest.mark.parametrize("option", ["yolo_fastest", "yolo_fastest_xl"])
