@@ -72,7 +72,7 @@ class Page(HTMLParser):
 
 def test_what_the_page_is_told(tmp_path: Path) -> None:
     root = make_store(tmp_path / "set", trace={"iterations": [0, 10, 20], "loss": [9.0, 2.123456, 1.0], "objects": [1, 1, 2]})
-    for name in ("000001/000001.png", "000000/000000.png", "000009/000000.png", "000000/notes.png"):
+    for name in ("000001/000001.png", "000000/000000.png", "000009/000000.png", "000000/1.png", "000000/0a.png"):
         (root / "pictures" / "steps" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "pictures" / "steps" / name).write_bytes(b"")
     page = write_gallery(root, scores={"teacher_ap50": 0.5, "verifier_ap50": None, "seconds": 3})

@@ -106,7 +106,8 @@ def gallery_data(
         boxes[annotation["image_id"] - 1] += [_short(v) for v in (x, y, x + width, y + height)]
         labels[annotation["image_id"] - 1].append(annotation["category_id"] - 1)
     names = sorted({name for record in store.records for name in record})
-    steps = {(int(p.parent.name), int(p.stem)) for p in (store.root / "pictures" / "steps").glob("[0-9]*/[0-9]*.png")}
+    strips = (p.relative_to(store.root).as_posix() for p in (store.root / "pictures" / "steps").glob("*/*.png"))
+    steps = {(int(m[1]), int(m[2])) for strip in strips if (m := re.fullmatch(r"pictures/steps/(\d{6})/(\d{6})\.png", strip))}
     return {
         "root": home,
         "classes": list(store.classes),
