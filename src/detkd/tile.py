@@ -7,6 +7,7 @@ import time
 from omegaconf import DictConfig
 
 from detkd.runtime import tile
+from detkd.runtime.outputs import write_outputs
 from detkd.runtime.run import entry_point, output_dir, record, write_results
 
 
@@ -24,6 +25,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
     results: dict[str, object] = tile.describe(tilings, store)
     with writer.alone():
         record(cfg, folder)
+        results |= write_outputs(folder, results)
         write_results(folder, results)
     print(f"{folder}: {tile.summary(results)}; {made} images in {seconds:.1f} s")
     return results
