@@ -16,13 +16,15 @@ from detkd.runtime.run import config_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md")])
-COMMANDS = ("invert", "tile", "distill", "evaluate", "gallery")
+COMMANDS = ("invert", "tile", "distill", "evaluate", "gallery", "status")
 # docs/methods/<name>.md is about the term losses/<name>.py, or about these components
 COMPONENTS = {
     "image": ["detkd.inversion.image"],
     "augmentation": ["detkd.inversion.augment", "detkd.data.augment"],
     "layout": ["detkd.inversion.layout", "detkd.inversion.labelled_boxes"],
     "false_positives": ["detkd.inversion.false_positives"],
+    "quality": ["detkd.inversion.quality"],
+    "warm_start": ["detkd.inversion.warm_start"],
     "tiling": ["detkd.data.tile", "detkd.data.tilings", "detkd.data.counts"],
 }
 

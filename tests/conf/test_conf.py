@@ -38,6 +38,7 @@ USED_BY = {
     "student": {"distill": None},
     "teacher": {"invert": None, "distill": None, "evaluate": None},
     "trainer": {"invert": None, "distill": None},
+    "warm_start": {"invert": None},
     "verifier": {"invert": None},
 }
 NO_FILE = ["scenes", "yolov3_tiny"]  # architectures built in code, quickly
@@ -113,6 +114,8 @@ def test_every_command_composes_as_it_is(command: str) -> None:
     resolved = plain(compose_command(command))
     if command == "gallery":
         assert resolved["out"] is None  # a page beside a set, no run
+    elif command == "status":
+        assert resolved["out"] == "???"  # a look at a set, no run
     else:
         assert resolved["out"].startswith(f"runs/{command}/")
     assert COMMANDS[command].read_text().startswith(f"# python -m detkd.{command}: ")
@@ -150,7 +153,9 @@ def test_the_parts_of_inversion_experiments_instantiate(name: str) -> None:
 GIVEN = {"from_labels": [f"layout.annotations='{__file__}'"]}
 
 
-@pytest.mark.parametrize(("command", "group", "option"), choices("image", "layout", "sampling", "augmentation", "callbacks"))
+@pytest.mark.parametrize(
+    ("command", "group", "option"), choices("image", "layout", "sampling", "warm_start", "augmentation", "callbacks")
+)
 def test_parts_instantiate(command: str, group: str, option: str) -> None:
     node = compose_command(command, f"{group}={option}", *GIVEN.get(option, []))[group]
     made = [instantiate(node, _convert_="all")] if "_target_" in node else build.build_list(node)

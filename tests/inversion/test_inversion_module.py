@@ -123,8 +123,9 @@ def test_makes_every_batch_with_a_smaller_last_one(teacher: Any) -> None:
         assert finished.images.dtype == torch.uint8
         assert len(finished.targets) == len(finished.records) == len(finished.images)
         assert [r["accepted"] for r in finished.records] == [True] * len(finished.images)
-        assert finished.trace["iterations"] == [2.0, 4.0, 6.0]
-        assert finished.trace["objects"] == [1.0] * 3
+        assert finished.trace["iterations"] == [0, 2, 4, 6]
+        assert finished.trace["objects"] == [1.0] * 4
+        assert finished.trace["loss"][0] is None
     assert not torch.equal(kept.finished[0].images, kept.finished[1].images)
 
 
@@ -360,9 +361,14 @@ def test_the_teacher_adds_targets_in_the_first_stage_alone(teacher: Any) -> None
     assert [r["objects_start"] for r in added.records] == [1, 1]
     assert [len(t["labels"]) for t in added.targets] == [3, 3]
     objects = added.trace["objects"]
-    assert objects == [1, 3, 3, 3, 3, 3]
+    assert objects == [1, 1, 3, 3, 3, 3, 3]
     for before, after in zip(plain.targets, added.targets):
         torch.testing.assert_close(after["boxes"][:1], before["boxes"])  # those of the layout stay first
+
+
+def test_a_stage_too_short_for_the_teacher_to_add_anything_is_an_error(teacher: Any) -> None:
+    with pytest.raises(InputError, match="sampling"):
+        make(teacher, sampling=FalsePositives(every=100))
 
 
 def test_a_warm_start_depends_on_the_bank_alone(teacher: Any) -> None:

@@ -15,14 +15,14 @@ class Finished:
     """A finished batch, as it is stored.
 
     images: (B, 3, H, W) uint8, CPU. targets: one an image, CPU. records: the scores of each image. trace: the course of the
-    first attempt: the numbers "iterations", and at each of them the mean "objects" of an image and the mean "loss".
+    first attempt: the numbers "iterations", and at each of them the mean "objects" of an image and the mean "loss" (None at 0).
     """
 
     index: int
     images: Tensor
     targets: list[Target]
     records: list[dict[str, Any]]
-    trace: dict[str, list[float]]
+    trace: dict[str, list[float | None]]
 
 
 class Batches(Protocol):

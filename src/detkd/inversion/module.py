@@ -55,11 +55,16 @@ class Batch:
     best: Tensor | None = None
     best_loss: Tensor | None = None
     candidates: list[Candidate] = field(default_factory=list)
-    trace: list[tuple[int, float, Tensor]] = field(default_factory=list)
+    trace: list[tuple[int, float, Tensor | None]] = field(default_factory=list)
 
     def work(self) -> Work:
         """The step that is next."""
         return Work(self.index, self.attempt, self.stage, self.iteration)
+
+    def note(self, loss: Tensor | None) -> None:
+        """Put iterations done, mean objects an image and the loss into the trace."""
+        iterations = self.iteration + sum(stage.iterations for stage in self.stages[: self.stage])
+        self.trace.append((iterations, sum(len(t["labels"]) for t in self.targets) / len(self.targets), loss))
 
 
 class Steps(IterableDataset[int]):
@@ -151,7 +156,13 @@ class InversionModule(lightning.LightningModule):
         self._bank: tuple[Tensor, list[Target]] | None = None
         self._clock = (time.perf_counter(), 0)
         loss.setup(None, teacher)
-        layout(1, teacher.spec.classes, self.stages[0].resolution, torch.Generator())  # raises where it does not fit the teacher
+        if sampling is not None:
+            sampling.check(self.stages[0].iterations)
+            if warm_start is not None:
+                sampling.check(self.stages[0].shortened(warm_start.shorten).iterations)
+        layout(
+            1, teacher.spec.classes, self.stages[0].resolution, torch.Generator()
+        )  # raises where it does not fit the teacher
 
     @property
     def n_batches(self) -> int:
@@ -232,6 +243,8 @@ class InversionModule(lightning.LightningModule):
         targets = self.layout(count, self.teacher.spec.classes, stage.resolution, draws)
         batch.targets = [{"boxes": t["boxes"].to(self.device), "labels": t["labels"].to(self.device)} for t in targets]
         batch.objects = [len(t["labels"]) for t in targets]
+        if batch.attempt == 0:
+            batch.note(None)  # before the first step there is no loss yet
         batch.generator = torch.Generator(self.device).manual_seed(seed_of("images", self.seed, *key))
         if self._tapped is not None and isinstance(self._tapped.detector, Sampling):
             self._tapped.detector.reseed(seed_of("sampling", self.seed, *key))
@@ -292,8 +305,7 @@ class InversionModule(lightning.LightningModule):
         step = Step(images, batch.targets, self._tapped.detector, prediction, clean_images=images, statistics=statistics)
         loss = self.loss.per_image(step, stage.weights)
         if batch.attempt == 0:
-            iterations = batch.iteration + sum(s.iterations for s in batch.stages[: batch.stage])
-            batch.trace.append((iterations, sum(len(t["labels"]) for t in batch.targets) / len(images), loss.mean()))
+            batch.note(loss.mean())
         if batch.best is None or batch.best_loss is None:
             batch.best, batch.best_loss = images.clone(), loss
             return
@@ -302,7 +314,7 @@ class InversionModule(lightning.LightningModule):
         batch.best_loss = torch.where(better, loss, batch.best_loss)
 
     def _finish(self, batch: Batch) -> Finished | None:
-        """Judge the images of an attempt; deliver the batch, or begin another attempt."""
+        """Judge the images of an attempt; None begins another one."""
         assert batch.best is not None
         assert batch.best_loss is not None
         if not torch.isfinite(batch.best_loss).all():
@@ -322,17 +334,21 @@ class InversionModule(lightning.LightningModule):
         if accepted < len(images) and batch.attempt < self.accept.attempts:
             return None
         chosen = choose(batch.candidates, len(images))
-        trace = {
+        trace: dict[str, list[float | None]] = {
             "iterations": [float(iteration) for iteration, _, _ in batch.trace],
             "objects": [round(objects, 4) for _, objects, _ in batch.trace],
-            "loss": [round(float(loss), 4) for _, _, loss in batch.trace],
+            "loss": [None if loss is None else round(float(loss), 4) for _, _, loss in batch.trace],
         }
         finished = Finished(
             batch.index, torch.stack([c.image for c in chosen]), [c.target for c in chosen], [c.record for c in chosen], trace
         )
         self.batch = None
-        self.batches.deliver(finished)
         return finished
+
+    def on_train_batch_end(self, outputs: Any, batch: int, batch_idx: int) -> None:
+        """Deliver a finished batch; after the callbacks, so that what they write of it is there before it counts as done."""
+        if outputs["finished"] is not None:
+            self.batches.deliver(outputs["finished"])
 
     def _report(self, total: Tensor, parts: dict[str, Tensor]) -> None:
         """Log the loss and its parts; the device is waited for only where a logger or the screen writes them."""

@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import MissingMandatoryValue
 
 import detkd
 from detkd.disk import replace_file
@@ -52,6 +53,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                 return task(cfg)
             except (InputError, MisconfigurationException) as error:
                 fail(error)
+            except MissingMandatoryValue as error:
+                fail(InputError(f"{error.full_key or error.key}: expected a value on the command line, like {error.full_key or error.key}=..."))
             except OSError as error:
                 if error.errno not in NO_SPACE:
                     raise
