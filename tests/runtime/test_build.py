@@ -44,6 +44,12 @@ def test_a_term_of_weight_0_or_null_is_not_even_built() -> None:
     assert list(loss.terms) == ["tv"]
 
 
+def test_settings_of_a_term_that_is_not_selected_are_passed_over_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    loss = build.build_loss(node({"tv": TV, "bn_stats": {"weight": 5.0}}))
+    assert list(loss.terms) == ["tv"]
+    assert "loss.bn_stats has settings, but bn_stats is not in loss=[...]" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("terms", [{}, {"tv": TV | {"weight": 0.0}}])
 def test_no_term_is_an_error(terms: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"loss: expected at least one term of non-zero weight"):

@@ -44,10 +44,20 @@ def required(detector: Detector | None, key: str) -> Detector:
 
 
 def build_loss(node: DictConfig) -> Composite:
-    """The weighted sum of the terms under ``loss``; those of weight 0 are not even built."""
+    """The weighted sum of the terms under ``loss``; those of weight 0 are not even built.
+
+    Settings of a term that is not selected (an experiment's, under another loss=[...]) are passed over, which is said.
+    """
     terms, weights = {}, {}
     for name, term in node.items():
         if term is None:
+            continue
+        if "_target_" not in term:
+            print(
+                f"note: loss.{name} has settings, but {name} is not in loss=[...]; they are not used",
+                file=sys.stderr,
+                flush=True,
+            )
             continue
         settings = {k: v for k, v in term.items() if k != "weight"}
         weight = float(term.get("weight", 1.0))
