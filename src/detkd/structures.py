@@ -1,10 +1,10 @@
-"""The types that cross package borders: Target, Detection, DetectorSpec, Prediction."""
+"""The types that cross package borders: Target, Detection, DetectorSpec, Prediction, RoI."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -125,6 +125,18 @@ class Prediction:
     def levels(self, name: str) -> tuple[Tensor, ...]:
         """``raw[name]`` split by level: (B, H*W*A, K) each, fine first."""
         return torch.split(self.raw[name], [h * w * a for h, w, a in self.sizes], dim=1)
+
+
+class RoI(NamedTuple):
+    """What the RoI head of a two-stage detector says of R boxes.
+
+    embedding: (R, D), the last layer before the two predictions. logits: (R, 1 + C), background first, then the classes of the spec.
+    deltas: (R, C, 4), a box correction for each class, in the detector's own coding.
+    """
+
+    embedding: Tensor
+    logits: Tensor
+    deltas: Tensor
 
 
 def _image_of(value: Any, index: int) -> Any:

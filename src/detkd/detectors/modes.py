@@ -1,4 +1,4 @@
-"""Look at a detector in eval mode and leave it as it was."""
+"""Run a detector, or a part of it, in another mode, and leave it as it was."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from detkd.detectors.protocol import Detector
 
@@ -24,3 +26,39 @@ def looking(detector: Detector) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def flagged(module: nn.Module, training: bool) -> Iterator[None]:
+    """Set ``training`` of this very module; ``.train()`` would recurse into the norms below it."""
+    before = module.training
+    module.training = training
+    try:
+        yield
+    finally:
+        module.training = before
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module and all below it in eval mode, and each back to where it was."""
+    before = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, training in before:
+            m.training = training
+
+
+@contextmanager
+def not_learning(module: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of the norms below ``module`` as they are; in train mode they still normalise by the batch."""
+    norms = [(m, m.track_running_stats) for m in module.modules() if isinstance(m, _BatchNorm)]
+    for norm, _ in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, tracking in norms:
+            norm.track_running_stats = tracking

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from detkd.detectors.norms import Norm
-from detkd.structures import Detection, DetectorSpec, Prediction, Target
+from detkd.structures import Detection, DetectorSpec, Prediction, RoI, Target
 
 
 @runtime_checkable
@@ -59,4 +59,50 @@ class Sampling(Protocol):
 
     def reseed(self, seed: int) -> None:
         """Start the generator anew."""
+        ...
+
+
+@runtime_checkable
+class DenseHead(Detector, Protocol):
+    """A detector whose head runs alike on every level of its pyramid, so that the head can be read and fed.
+
+    A term asks for it with :func:`~detkd.detectors.capabilities.require`.
+    """
+
+    def towers(self, prediction: Prediction) -> tuple[list[Tensor], list[Tensor]]:
+        """Classification and box maps (B, C, H, W) a level, fine first: the last layer of each tower, before what predicts."""
+        ...
+
+    def head(self, features: Mapping[str, Tensor], image_size: tuple[int, int]) -> Prediction:
+        """Run the head alone on maps (B, C, H, W) by the names of ``Prediction.features``, of images (height, width) in pixels.
+
+        Names that the head does not read are passed on. On a prediction's own features it gives that prediction again.
+        """
+        ...
+
+
+@runtime_checkable
+class TwoStage(Detector, Protocol):
+    """A detector that proposes boxes and then looks at each of them again. Boxes are xyxy in pixels, one (R, 4) an image.
+
+    A term asks for it with :func:`~detkd.detectors.capabilities.require`. Nothing here learns statistics or draws random numbers
+    but ``loss``.
+    """
+
+    def loss(
+        self, prediction: Prediction, targets: Sequence[Target], proposals: Sequence[Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """As of :class:`Detector`; ``proposals`` stand in for the detector's own."""
+        ...
+
+    def propose(self, prediction: Prediction) -> list[Tensor]:
+        """The proposals (R, 4) that decoding looks at, one an image, best first, without gradient."""
+        ...
+
+    def pool(self, prediction: Prediction, boxes: Sequence[Tensor], level: Literal["all"] | None = None) -> Tensor:
+        """RoIAlign of boxes (r, 4) an image, R in all: (R, C, 7, 7) from each box's own level, or (R, L, C, 7, 7) from every level."""
+        ...
+
+    def roi_head(self, pooled: Tensor) -> RoI:
+        """What the RoI head says of pooled features (R, C, 7, 7)."""
         ...

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import Tensor
 
 from detkd.detectors.norms import Observed
-from detkd.detectors.protocol import Detector
+from detkd.detectors.protocol import Detector, TwoStage
+from detkd.errors import InputError
 from detkd.structures import Prediction, Target
 
 
@@ -43,6 +45,18 @@ class Step:
         assert self.teacher is not None
         assert self.teacher_prediction is not None
         return self.teacher, self.teacher_prediction
+
+    @cached_property
+    def proposals(self) -> list[Tensor]:
+        """Proposals (R, 4) an image, xyxy in pixels, without gradient: the teacher's, or the student's where only that is two-stage.
+
+        Made when first asked for, then shared by all terms. Raises InputError where neither detector proposes boxes.
+        """
+        pairs = ((self.teacher, self.teacher_prediction), (self.student, self.student_prediction))
+        for detector, prediction in pairs:
+            if isinstance(detector, TwoStage) and prediction is not None:
+                return detector.propose(prediction)
+        raise InputError("proposals: expected a two-stage teacher or student, found neither")
 
     def image(self, index: int) -> Step:
         """The step for image ``index`` alone. Statistics pool the batch, so they are left out."""

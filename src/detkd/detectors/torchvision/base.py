@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import permute_and_flatten
 
 from detkd.detectors.torchvision.architecture import Architecture
 from detkd.detectors.torchvision.labels import HeadLabels
@@ -67,6 +68,19 @@ def level_names(prefix: str, strides: Iterable[int]) -> tuple[str, ...]:
         name = f"{prefix}{round(math.log2(stride))}"
         names.append(f"{name}b" if name in names else name)
     return tuple(names)
+
+
+def flatten_levels(levels: Sequence[Tensor], anchors: Sequence[int], size: int) -> Tensor:
+    """Maps (B, A*K, H, W) a level to (B, N, K); ``size`` is K, ``anchors`` A a level."""
+    flat = [permute_and_flatten(m, len(m), a, size, m.shape[-2], m.shape[-1]) for m, a in zip(levels, anchors)]
+    return torch.cat(flat, dim=1)  # (B, N, K)
+
+
+def pick_maps(features: Mapping[str, Tensor], names: Sequence[str]) -> list[Tensor]:
+    """The maps of those names, in that order. Raises ValueError naming what is missing."""
+    if missing := [name for name in names if name not in features]:
+        raise ValueError(f"expected the maps {list(names)}, got {list(features)} without {missing}")
+    return [features[name] for name in names]
 
 
 def in_float(values: Tensor) -> Tensor:

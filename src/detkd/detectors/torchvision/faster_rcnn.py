@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import fastrcnn_loss
-from torchvision.models.detection.rpn import permute_and_flatten
 
+from detkd.detectors.modes import evaluating, flagged, not_learning
 from detkd.detectors.norms import Norm, find_norms
 from detkd.detectors.torchvision.architecture import find_architecture, make_spec
 from detkd.detectors.torchvision.backbones import check_backbone, freeze_norms, pyramid
@@ -19,6 +18,7 @@ from detkd.detectors.torchvision.base import (
     anchors_of,
     check_count,
     check_published,
+    flatten_levels,
     head_targets,
     in_float,
     level_names,
@@ -26,10 +26,10 @@ from detkd.detectors.torchvision.base import (
     size_of,
 )
 from detkd.detectors.torchvision.labels import make_head_labels
-from detkd.detectors.torchvision.rcnn_parts import ARCHITECTURES, build_faster_rcnn
+from detkd.detectors.torchvision.rcnn_parts import ARCHITECTURES, build_faster_rcnn, pool_levels
 from detkd.detectors.torchvision.sampling import SeededSampler
 from detkd.detectors.torchvision.weights import load_published
-from detkd.structures import Detection, Prediction, Resize, Target
+from detkd.structures import Detection, Prediction, Resize, RoI, Target
 
 
 class FasterRCNN(nn.Module):
@@ -144,18 +144,21 @@ class FasterRCNN(nn.Module):
         objectness, deltas = rpn.head(list(maps.values()))
         features = dict(zip(self._stage_names(), stages.values())) | dict(zip(self._map_names(), maps.values()))
         return Prediction(
-            raw={"obj": _flatten(objectness, anchors, 1), "box": _flatten(deltas, anchors, 4)},
+            raw={"obj": flatten_levels(objectness, anchors, 1), "box": flatten_levels(deltas, anchors, 4)},
             sizes=level_sizes(maps.values(), anchors),
             strides=self._strides,
             features=features,
             image_size=size_of(images),
         )
 
-    def loss(self, prediction: Prediction, targets: Sequence[Target]) -> dict[str, Tensor]:
+    def loss(
+        self, prediction: Prediction, targets: Sequence[Target], proposals: Sequence[Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """{rpn_obj, rpn_box, roi_cls, roi_box}: BCE, smooth L1, cross-entropy, smooth L1 over sampled anchors and RoIs, times the gains.
 
         Anchors and RoIs are drawn from the detector's own generator (:meth:`reseed`); the global random state is not touched.
         In eval mode the norms of the RoI head stay as they are, in train mode they are trained.
+        proposals: boxes (r, 4) an image, xyxy in pixels, in place of the RPN's own for the RoI parts.
         A batch without any proposal and box gets the whole image as background RoI, where torchvision's loss is nan.
         """
         check_count(len(prediction), targets)
@@ -163,17 +166,17 @@ class FasterRCNN(nn.Module):
         obj, box, anchors = self._rpn_output(prediction)
         wanted = head_targets(targets, self.labels, anchors)
         all_anchors = [anchors] * count
-        with _flag(rpn, training=True):
+        with flagged(rpn, training=True):
             labels, matched = rpn.assign_targets_to_anchors(all_anchors, wanted)
             wanted_deltas = rpn.box_coder.encode(matched, all_anchors)
             flat_obj, flat_box = obj.flatten(0, 1), box.flatten(0, 1)  # (B*N, 1), (B*N, 4)
             rpn_obj, rpn_box = rpn.compute_loss(flat_obj, flat_box, labels, wanted_deltas)
-            proposals = self._proposals(prediction)
-        if not any(len(p) for p in proposals) and not any(len(t["boxes"]) for t in wanted):
+            proposed = self._proposals(prediction) if proposals is None else [p.detach().to(anchors) for p in proposals]
+        if not any(len(p) for p in proposed) and not any(len(t["boxes"]) for t in wanted):
             height, width = prediction.image_size
-            proposals = [anchors.new_tensor([[0, 0, width, height]])] * count
-        sampled, _, roi_labels, roi_deltas = self.model.roi_heads.select_training_samples(proposals, wanted)
-        roi_cls, roi_box = fastrcnn_loss(*self._roi_head(prediction, sampled), roi_labels, roi_deltas)
+            proposed = [anchors.new_tensor([[0, 0, width, height]])] * count
+        sampled, _, roi_labels, roi_deltas = self.model.roi_heads.select_training_samples(proposed, wanted)
+        roi_cls, roi_box = fastrcnn_loss(*self._predict(self.pool(prediction, sampled))[1:], roi_labels, roi_deltas)
         parts = {"rpn_obj": rpn_obj, "rpn_box": rpn_box, "roi_cls": roi_cls, "roi_box": roi_box}
         return {name: self.gains[name] * part for name, part in parts.items()}
 
@@ -183,12 +186,42 @@ class FasterRCNN(nn.Module):
 
         The RoI head runs in eval mode, also while the detector is in training, so that its norms learn nothing from it.
         """
-        with _evaluating(self.model.rpn), _evaluating(self.model.roi_heads):
-            proposals = self._proposals(prediction)
-            logits, deltas = self._roi_head(prediction, proposals)
+        proposals = self.propose(prediction)
+        with evaluating(self.model.roi_heads):
+            _, logits, deltas = self._predict(self.pool(prediction, proposals))
         sizes = [prediction.image_size] * len(prediction)
         found = zip(*self.model.roi_heads.postprocess_detections(logits, deltas, proposals, sizes))
         return [self.labels.to_detection({"boxes": b, "scores": s, "labels": c}) for b, s, c in found]
+
+    @torch.no_grad()
+    def propose(self, prediction: Prediction) -> list[Tensor]:
+        """The (R, 4) xyxy proposals an image that decoding looks at: at most ``proposals``, best first."""
+        with evaluating(self.model.rpn):
+            return self._proposals(prediction)
+
+    def pool(self, prediction: Prediction, boxes: Sequence[Tensor], level: Literal["all"] | None = None) -> Tensor:
+        """RoIAlign of boxes (r, 4) an image, xyxy in pixels, R in all, from the maps that feed the RoI head (p2 to p5).
+
+        level: None for (R, channels, 7, 7) from the level that a box's size assigns it to (FPN paper, equation 1);
+            "all" for (R, levels, channels, 7, 7), the same box on each.
+        """
+        names = self._map_names()[:-1]  # the coarsest is the RPN's alone
+        maps = [in_float(prediction.features[name]) for name in names]
+        given, pooler = [b.to(maps[0]) for b in boxes], self.model.roi_heads.box_roi_pool
+        if level == "all":
+            return pool_levels(pooler, maps, given, self._strides)
+        named = {str(i): m for i, m in enumerate(maps)}  # torchvision's names
+        pooled: Tensor = pooler(named, given, [prediction.image_size] * len(prediction))
+        return pooled
+
+    def roi_head(self, pooled: Tensor) -> RoI:
+        """What the RoI head says of pooled features (R, channels, 7, 7); of a 91-column head the 80 classes.
+
+        Its norms (v2) follow the detector's mode but learn nothing here.
+        """
+        with not_learning(self.model.roi_heads):
+            embedding, logits, deltas = self._predict(pooled)
+        return RoI(embedding, self.labels.select(logits), self.labels.select_deltas(deltas))
 
     def norms(self) -> list[Norm]:
         """BatchNorm and FrozenBatchNorm layers of backbone and pyramid, in order of definition."""
@@ -229,14 +262,12 @@ class FasterRCNN(nn.Module):
     def _map_names(self) -> tuple[str, ...]:
         return level_names("p", self._strides)
 
-    def _roi_head(self, prediction: Prediction, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Class logits (R, columns) and deltas (R, columns * 4) of proposals (r, 4) an image, R of them in all."""
-        maps = [in_float(prediction.features[name]) for name in self._map_names()]
-        named = {**{str(i): m for i, m in enumerate(maps[:-1])}, "pool": maps[-1]}  # torchvision's names
+    def _predict(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embedding (R, roi_width), class logits (R, columns) and deltas (R, columns * 4) of pooled features (R, channels, 7, 7)."""
         roi_heads = self.model.roi_heads
-        pooled = roi_heads.box_roi_pool(named, proposals, [prediction.image_size] * len(prediction))  # (R, C, 7, 7)
-        logits, deltas = roi_heads.box_predictor(roi_heads.box_head(pooled))
-        return in_float(logits), in_float(deltas)
+        embedding = roi_heads.box_head(pooled)
+        logits, deltas = roi_heads.box_predictor(embedding)
+        return in_float(embedding), in_float(logits), in_float(deltas)
 
     def _rpn_output(self, prediction: Prediction) -> tuple[Tensor, Tensor, Tensor]:
         """Objectness (B, N, 1), deltas (B, N, 4), and the anchors (N, 4) of one image."""
@@ -252,32 +283,3 @@ class FasterRCNN(nn.Module):
         lengths = [h * w * a for h, w, a in prediction.sizes]
         proposals: list[Tensor] = rpn.filter_proposals(boxes, obj, sizes, lengths)[0]
         return proposals
-
-
-def _flatten(levels: Sequence[Tensor], anchors: Sequence[int], size: int) -> Tensor:
-    """Maps (B, A*K, H, W) a level to (B, N, K)."""
-    flat = [permute_and_flatten(m, len(m), a, size, m.shape[-2], m.shape[-1]) for m, a in zip(levels, anchors)]
-    return torch.cat(flat, dim=1)  # (B, N, K)
-
-
-@contextmanager
-def _flag(module: nn.Module, training: bool) -> Iterator[None]:
-    """Set ``training`` of this very module; ``.train()`` would recurse into the norms below it."""
-    before = module.training
-    module.training = training
-    try:
-        yield
-    finally:
-        module.training = before
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module and all below it in eval mode, and each back to where it was."""
-    before = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, training in before:
-            m.training = training

@@ -48,6 +48,13 @@ class HeadLabels:
         columns = (0, *self.columns) if self.background else self.columns
         return logits[..., torch.tensor(columns, device=logits.device)]
 
+    def select_deltas(self, deltas: Tensor) -> Tensor:
+        """(R, width * 4) box corrections to (R, classes, 4): those of the classes, without background."""
+        of_column = deltas.reshape(len(deltas), self.width, 4)  # (R, width * 4) -> (R, width, 4)
+        if self.complete:
+            return of_column[:, int(self.background) :]
+        return of_column[:, torch.tensor(self.columns, device=deltas.device)]
+
     def to_columns(self, labels: Tensor) -> Tensor:
         """(n,) labels to the columns that hold them."""
         if self.complete:

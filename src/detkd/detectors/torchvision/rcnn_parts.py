@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torchvision.models.detection import faster_rcnn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import roi_align
 
 from detkd.detectors.torchvision.architecture import Architecture, table_of
 from detkd.detectors.torchvision.backbones import MOBILENET, mobilenet_fpn, resnet_fpn
@@ -67,3 +70,13 @@ def build_faster_rcnn(
         box_predictor=faster_rcnn.FastRCNNPredictor(roi_width, columns),
         box_batch_size_per_image=rois,
     )
+
+
+def pool_levels(pooler: Any, maps: Sequence[Tensor], boxes: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+    """RoIAlign of every box on every level: boxes (r, 4) an image, xyxy in pixels, R in all, to (R, levels, C, h, w).
+
+    pooler: torchvision's, for its output size and sampling.
+    """
+    size, ratio = pooler.output_size, pooler.sampling_ratio
+    of_level = [roi_align(m, list(boxes), size, 1 / s, ratio) for m, s in zip(maps, strides)]  # (R, C, h, w) each
+    return torch.stack(of_level, dim=1)  # (R, levels, C, h, w)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,17 +21,21 @@ from detkd.detectors.torchvision.base import (
     anchors_of,
     check_count,
     check_published,
+    flatten_levels,
     head_targets,
     in_float,
     level_names,
     level_sizes,
+    pick_maps,
     size_of,
 )
+from detkd.detectors.torchvision.dense import kept, run_towers, towers_of
 from detkd.detectors.torchvision.labels import make_head_labels
 from detkd.detectors.torchvision.weights import load_published
 from detkd.structures import Detection, Prediction, Resize, Target
 
 _STRIDES = (8, 16, 32, 64, 128)
+_MAPS = level_names("p", _STRIDES)
 _V1, _V2 = "retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"
 ARCHITECTURES = table_of(
     Architecture(_V1, "resnet50", _STRIDES, max_detections=300, frozen_norms=True, frozen_eps=0.0),
@@ -109,17 +113,32 @@ class RetinaNet(nn.Module):
     def forward(self, images: Tensor) -> Prediction:
         """(B, 3, H, W) RGB images in [0, 1] to a Prediction."""
         stages, maps = pyramid(self.model.backbone, self.normalise(images))
-        output = self.model.head(list(maps.values()))
-        logits = output["cls_logits"]  # (B, N, width)
-        features = dict(zip(level_names("c", _STRIDES), stages.values())) | dict(zip(level_names("p", _STRIDES), maps.values()))
+        features = dict(zip(level_names("c", _STRIDES), stages.values())) | dict(zip(_MAPS, maps.values()))
+        return self.head(features, size_of(images))
+
+    def head(self, features: Mapping[str, Tensor], image_size: tuple[int, int]) -> Prediction:
+        """Both towers and their predictions on the maps p3 to p7 (B, channels, H, W); other features are passed on.
+
+        Raises ValueError naming the maps that are missing.
+        """
+        head, maps = self.model.head, pick_maps(features, _MAPS)
+        anchors = self.model.anchor_generator.num_anchors_per_location()
+        towers = run_towers(head, maps, _MAPS)
+        cls = [head.classification_head.cls_logits(m) for m in towers["cls"].values()]
+        box = [head.regression_head.bbox_reg(m) for m in towers["box"].values()]
+        logits = flatten_levels(cls, anchors, self.labels.width)  # (B, N, width)
         return Prediction(
-            raw={"cls": self.labels.select(logits), "box": output["bbox_regression"]},
-            sizes=level_sizes(maps.values(), self.model.anchor_generator.num_anchors_per_location()),
+            raw={"cls": self.labels.select(logits), "box": flatten_levels(box, anchors, 4)},
+            sizes=level_sizes(maps, anchors),
             strides=_STRIDES,
-            features=features,
-            image_size=size_of(images),
-            state={} if self.labels.complete else {"logits": logits},
+            features=dict(features),
+            image_size=image_size,
+            state=kept(towers) | ({} if self.labels.complete else {"logits": logits}),
         )
+
+    def towers(self, prediction: Prediction) -> tuple[list[Tensor], list[Tensor]]:
+        """Classification and box maps (B, channels, H, W) a level: the towers after their last ReLU."""
+        return towers_of(self.model.head, prediction, _MAPS)
 
     def loss(self, prediction: Prediction, targets: Sequence[Target]) -> dict[str, Tensor]:
         """{box, cls}: L1 (v1) or GIoU (v2) and focal loss, a mean over images of sums over max(1, positives), times the gains."""
