@@ -136,10 +136,9 @@ def _no_other_globals() -> Iterator[None]:
         serialization.add_safe_globals(others)
 
 
-def _husk(name: str) -> type[Husk]:
-    """A class of its own for each name, as torch looks them up by module and name."""
-    module, _, qualified = name.rpartition(".")
-    return type(qualified, (Husk,), {"__module__": module, "__qualname__": qualified, "called": name})
+def _husk(name: str) -> tuple[type[Husk], str]:
+    """A class of its own for each name, and the name that it stands for."""
+    return type("Husk", (Husk,), {"called": name}), name
 
 
 def _of_model(path: Path, model: Husk) -> Weights:
