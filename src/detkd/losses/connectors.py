@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -183,3 +183,12 @@ def _key(name: str) -> str:
 
 def _words(strides: Mapping[str, int]) -> str:
     return ", ".join(f"{name} ({stride} px)" for name, stride in strides.items()) or "none"
+
+
+def over_levels(pairs: Pairs, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The sum over levels of ``loss(student, teacher)``: a float32 scalar, computed outside autocast and never in half precision."""
+    values = []
+    for student, teacher in pairs.values():
+        with torch.autocast(student.device.type, enabled=False):
+            values.append(loss(full(student), full(teacher)))
+    return torch.stack(values).sum().float()

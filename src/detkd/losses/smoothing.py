@@ -1,0 +1,102 @@
+"""Windows that slide over a map, as two small matrices: any map size, renormalised at the borders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from detkd.errors import InputError
+
+Window = Literal["gaussian", "uniform"]
+# Longer sides are multiplied in blocks of this many cells: a dense matrix would touch the whole side for each cell.
+_BLOCK = 64
+
+
+def check_window(term: str, window: str, size: int, sigma: float) -> None:
+    """Raises InputError, naming the term's key, unless the window is known, odd, and of positive width."""
+    if window not in get_args(Window):
+        raise InputError(f"loss.{term}.window: expected one of {', '.join(get_args(Window))}, got {window!r}")
+    if size < 1 or size % 2 == 0:
+        raise InputError(f"loss.{term}: expected windows of an odd number of cells, got {size}")
+    if not sigma > 0:
+        raise InputError(f"loss.{term}.sigma: expected a positive number of cells, got {sigma}")
+
+
+def window_matrix(cells: int, window: Window, size: int, sigma: float, like: Tensor) -> Tensor:
+    """(cells, cells) weights: row i has the window centred on cell i, cut at the borders and summing to 1.
+
+    Args:
+        window: "gaussian" exp(-d^2 / (2 sigma^2)) or "uniform". size: cells, odd; it may exceed ``cells``. sigma: in cells.
+        like: gives type and device.
+    """
+    place = torch.arange(cells, device=like.device)
+    distance = (place[:, None] - place).to(like.dtype)
+    weights = torch.exp(-distance.square() / (2 * sigma**2)) if window == "gaussian" else torch.ones_like(distance)
+    weights = weights * (distance.abs() <= size // 2)
+    return weights / weights.sum(1, keepdim=True)
+
+
+class Smoothing:
+    """A separable window over maps of one size.
+
+    Padding with zeros and dividing by the weights that fell inside is the same as cutting the window, and separable too.
+
+    Args:
+        height, width: of the maps. window, size, sigma, like: see :func:`window_matrix`.
+    """
+
+    def __init__(self, height: int, width: int, window: Window, size: int, sigma: float, like: Tensor) -> None:
+        self.rows = window_matrix(height, window, size, sigma, like)
+        self.columns = window_matrix(width, window, size, sigma, like)
+        self.reach = size // 2
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """(..., H, W) maps to weighted means around each cell, same shape. Differentiable."""
+        return _left(self.rows, _right(maps, self.columns, self.reach), self.reach)
+
+    def transposed(self, maps: Tensor) -> Tensor:
+        """The adjoint: a gradient to the means, (..., H, W), to the gradient to the maps, same shape."""
+        return _left(self.rows.T, _right(maps, self.columns.T, self.reach), self.reach)
+
+    def unbiased(self) -> Tensor:
+        """(H, W) factors 1 / (1 - sum w^2) that take the bias off a variance: n / (n - 1) for n equal weights; 1 where one cell is all."""
+        squares = self.rows.square().sum(1)[:, None] * self.columns.square().sum(1)  # (H, W)
+        return torch.where(squares < 1 - 1e-6, 1 / (1 - squares).clamp(min=1e-6), torch.ones_like(squares))
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """No TF32 nor bfloat16 inside float32 products: a variance as E[x^2] - E[x]^2 would drown in their rounding."""
+    before = torch.get_float32_matmul_precision()
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _right(maps: Tensor, columns: Tensor, reach: int) -> Tensor:
+    cells = len(columns)
+    if cells <= 2 * _BLOCK:
+        return maps @ columns.T
+    return torch.cat([maps[..., a:b] @ columns[i:j, a:b].T for i, j, a, b in _blocks(cells, reach)], dim=-1)
+
+
+def _left(rows: Tensor, maps: Tensor, reach: int) -> Tensor:
+    cells = len(rows)
+    if cells <= 2 * _BLOCK:
+        return rows @ maps
+    return torch.cat([rows[i:j, a:b] @ maps[..., a:b, :] for i, j, a, b in _blocks(cells, reach)], dim=-2)
+
+
+def _blocks(cells: int, reach: int) -> list[tuple[int, int, int, int]]:
+    """(first, last) cells of each block, and of what it reads."""
+    ends = [(i, min(i + _BLOCK, cells)) for i in range(0, cells, _BLOCK)]
+    return [(i, j, max(0, i - reach), min(cells, j + reach)) for i, j in ends]

@@ -1,0 +1,200 @@
+"""SSIM loss: the local means, contrasts and structures of feature maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from detkd.detectors.protocol import Detector
+from detkd.errors import InputError
+from detkd.losses.chunks import Per, check_per, rescaled_mean
+from detkd.losses.connectors import Connectors, full, over_levels
+from detkd.losses.smoothing import Smoothing, Window, check_window, exact_products
+from detkd.losses.step import Step
+
+C1, C2 = 0.01**2, 0.03**2
+C3 = C2 / 2
+_LEAST_VARIANCE = 1e-8
+
+
+def ssim_loss(
+    student: Tensor,
+    teacher: Tensor,
+    per: Per = "sample",
+    window: Window = "gaussian",
+    size: int = 11,
+    sigma: float = 1.5,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    unbiased: bool = False,
+) -> Tensor:
+    """(1 - SSIM) / 2 of two maps, each rescaled to [0, 1], mean over images, channels and cells.
+
+    Args:
+        student, teacher: (B, C, H, W) of any size. per: what shares one minimum and maximum: the whole map ("level"), one image of it
+            ("sample"), or one channel of an image ("channel"). A part whose values differ by less than 1e-6 becomes zeros.
+        window, size, sigma: of the local statistics, in cells; cut and renormalised at the borders.
+        alpha, beta, gamma: exponents of luminance, contrast and structure; see :func:`similarity`.
+        unbiased: divide variances and covariances by 1 - sum w^2, which for n equal weights is (n - 1) / n.
+
+    Returns:
+        scalar from 0 (equal up to a shift and a positive factor a part) to 1; float64 for float64, else float32. The gradient, through minimum
+        and maximum too, goes to the student alone; the result is differentiable once.
+
+    Source: de Rijk et al., Structural Knowledge Distillation for Object Detection, NeurIPS 2022, section 3; SSIM of Wang et al., 2004. The
+    paper does not say what shares a minimum and maximum, nor how borders are treated.
+    """
+    with torch.autocast(student.device.type, enabled=False), exact_products():
+        mine, theirs = full(student), full(teacher)
+        smooth = Smoothing(mine.shape[-2], mine.shape[-1], window, size, sigma, mine)
+        correction = smooth.unbiased() if unbiased else None
+
+        def loss(x: Tensor, y: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+            if alpha == beta == gamma == 1:
+                return _plain_loss(x, y, smooth, correction, wanted)
+            with torch.set_grad_enabled(wanted):
+                x = x.detach().requires_grad_(wanted)
+                value = ((1 - similarity(x, y, smooth, (alpha, beta, gamma), correction)) / 2).sum()
+            return value.detach(), torch.autograd.grad(value, x)[0] if wanted else None
+
+        return rescaled_mean(loss, mine, theirs.to(mine), per)
+
+
+def similarity(
+    student: Tensor, teacher: Tensor, smooth: Smoothing, exponents: tuple[float, float, float], correction: Tensor | None = None
+) -> Tensor:
+    """Local l^alpha c^beta s^gamma of planes in [0, 1], (n, H, W) each; same shape.
+
+    l = (2 m_S m_T + C1) / (m_S^2 + m_T^2 + C1), c = (2 s_S s_T + C2) / (s_S^2 + s_T^2 + C2), s = (s_ST + C3) / (s_S s_T + C3).
+    With beta = gamma = 1, c s is (2 s_ST + C2) / (s_S^2 + s_T^2 + C2), which has no root. Otherwise variances are clamped at 1e-8 before the
+    root, and so are the bases of exponents that are no whole numbers: s may be negative.
+
+    Args:
+        correction: (H, W) factors of variances and covariance, or None.
+    """
+    alpha, beta, gamma = exponents
+    scale = 1.0 if correction is None else correction
+    with torch.no_grad():
+        mean_t, square_t = smooth(torch.stack([teacher, teacher.square()])).unbind()
+    mean_s, square_s, product = smooth(torch.stack([student, student.square(), student * teacher])).unbind()
+    variance_s, variance_t = scale * (square_s - mean_s.square()), scale * (square_t - mean_t.square())
+    covariance = scale * (product - mean_s * mean_t)
+    luminance = (2 * mean_s * mean_t + C1) / (mean_s.square() + mean_t.square() + C1)
+    if beta == gamma == 1:
+        return _power(luminance, alpha) * (2 * covariance + C2) / (variance_s + variance_t + C2)
+    variance_s, variance_t = variance_s.clamp(min=_LEAST_VARIANCE), variance_t.clamp(min=_LEAST_VARIANCE)
+    deviations = (variance_s * variance_t).sqrt()
+    contrast = (2 * deviations + C2) / (variance_s + variance_t + C2)
+    structure = (covariance + C3) / (deviations + C3)
+    return _power(luminance, alpha) * _power(contrast, beta) * _power(structure, gamma)
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    if exponent == 1:
+        return base
+    return base**exponent if float(exponent).is_integer() else base.clamp(min=_LEAST_VARIANCE) ** exponent
+
+
+def _plain_loss(
+    x: Tensor, y: Tensor, smooth: Smoothing, correction: Tensor | None, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The sum of (1 - l c s) / 2 and its gradient to ``x``, with exponents 1: four windows, and three for the gradient.
+
+    With a, b the means, p = E[x^2 + y^2], r = E[x y], k the correction, q = a^2 + b^2 and m = a b:
+        l = (2 m + C1) / (q + C1),  z = c s = (2 k (r - m) + C2) / (k (p - q) + C2),  u = k l / (k (p - q) + C2)
+        half the derivatives of l z:  to r: u;  to p: -u z / 2;  to a: z (b - a l) / (q + C1) + u (a z - b).
+    In place, since time goes into reading and writing memory.
+    """
+    stack = x.new_empty(4, *x.shape)
+    stack[0].copy_(x)
+    stack[1].copy_(y)
+    torch.mul(x, x, out=stack[2]).addcmul_(y, y)
+    torch.mul(x, y, out=stack[3])
+    a, b, p, r = smooth(stack).unbind()
+    q = torch.mul(a, a, out=stack[0]).addcmul_(b, b)
+    m = torch.mul(a, b, out=stack[1])
+    p.sub_(q)
+    r.sub_(m)
+    if correction is not None:
+        p.mul_(correction)
+        r.mul_(correction)
+    p.add_(C2)
+    z = r.mul_(2).add_(C2).div_(p)
+    q.add_(C1)
+    luminance = m.mul_(2).add_(C1).div_(q)
+    value = (x.numel() - torch.dot(luminance.view(-1), z.view(-1))) / 2
+    if not wanted:
+        return value, None
+    u = torch.div(luminance, p, out=p)
+    if correction is not None:
+        u.mul_(correction)
+    to = stack[1:]  # luminance sits in its first plane, which is written last
+    to[1].copy_(u)
+    torch.mul(u, z, out=to[2])
+    first = torch.addcmul(b, a, luminance, value=-1).mul_(z).div_(q)
+    first.addcmul_(a, to[2]).addcmul_(u, b, value=-1)
+    to[0].copy_(first)
+    to_mean, to_product, to_square = smooth.transposed(to).unbind()
+    # (1 - l z) / 2 falls where l z rises
+    return value, to_square.mul_(x).addcmul_(to_product, y, value=-1).sub_(to_mean)
+
+
+class SSIM(nn.Module):
+    """The student's neck maps have the local statistics of the teacher's; see :func:`ssim_loss`, summed over levels.
+
+    Args:
+        per, window, size, sigma, alpha, beta, gamma, unbiased: as there. levels: see :func:`~detkd.losses.connectors.match_levels`.
+
+    pools_batch: True where ``per`` is "level"; needs_teacher: True. Channels that differ go through a 1x1 convolution.
+    Raises InputError for options out of range.
+    """
+
+    needs_teacher = True
+
+    def __init__(
+        self,
+        per: Per = "sample",
+        window: Window = "gaussian",
+        size: int = 11,
+        sigma: float = 1.5,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        gamma: float = 1.0,
+        unbiased: bool = False,
+        levels: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        check_per("ssim", per)
+        check_window("ssim", window, size, sigma)
+        exponents = {"alpha": alpha, "beta": beta, "gamma": gamma}
+        if min(exponents.values()) < 0 or not any(exponents.values()):
+            raise InputError(f"loss.ssim: expected exponents >= 0, one of them more, got {exponents}")
+        self.pools_batch = per == "level"
+        self.per, self.window, self.size, self.sigma = per, window, size, float(sigma)
+        self.alpha, self.beta, self.gamma, self.unbiased = float(alpha), float(beta), float(gamma), unbiased
+        self.connectors = Connectors(levels=levels)
+
+    def setup(self, student: Detector | None, teacher: Detector | None) -> None:
+        """Pair the levels and build the connectors. Raises InputError where levels do not match."""
+        self.connectors.setup(student, teacher, "ssim")
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """One part, "ssim": float32 scalar."""
+        return {"ssim": over_levels(self.connectors(step), self._loss)}
+
+    def _loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return ssim_loss(
+            student,
+            teacher,
+            per=self.per,
+            window=self.window,
+            size=self.size,
+            sigma=self.sigma,
+            alpha=self.alpha,
+            beta=self.beta,
+            gamma=self.gamma,
+            unbiased=self.unbiased,
+        )

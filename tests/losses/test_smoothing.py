@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from detkd.errors import InputError
+from detkd.losses.smoothing import Smoothing, check_window, exact_products, window_matrix
+
+DOUBLE = torch.zeros((), dtype=torch.float64)
+
+
+def reference(maps: Any, window: str, size: int, sigma: float) -> tuple[Any, Any]:
+    """Weighted means and sums of squared weights around each cell of (n, H, W), by loops."""
+    height, width = maps.shape[1:]
+    out, squares = np.zeros(maps.shape), np.zeros((height, width))
+    for i in range(height):
+        for j in range(width):
+            total, sum_of_weights, sum_of_squares = 0.0, 0.0, 0.0
+            for y in range(max(0, i - size // 2), min(height, i + size // 2 + 1)):
+                for x in range(max(0, j - size // 2), min(width, j + size // 2 + 1)):
+                    weight = np.exp(-((y - i) ** 2 + (x - j) ** 2) / (2 * sigma**2)) if window == "gaussian" else 1.0
+                    total = total + weight * maps[:, y, x]
+                    sum_of_weights += weight
+                    sum_of_squares += weight**2
+            out[:, i, j] = total / sum_of_weights
+            squares[i, j] = sum_of_squares / sum_of_weights**2
+    return out, squares
+
+
+@pytest.mark.parametrize("window", ["gaussian", "uniform"])
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(1, 1, 11), (3, 5, 11), (16, 13, 5), (7, 2, 1), (3, 150, 7), (140, 2, 3)]
+)
+def test_equals_a_window_cut_at_the_borders(height: int, width: int, size: int, window: Any) -> None:
+    maps = torch.randn(2, height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    smooth = Smoothing(height, width, window, size, 1.5, maps)
+    expected, squares = reference(maps.numpy(), window, size, 1.5)
+    np.testing.assert_allclose(smooth(maps).numpy(), expected, atol=1e-12)
+    alone = squares > 1 - 1e-6
+    np.testing.assert_allclose(smooth.unbiased().numpy(), np.where(alone, 1, 1 / np.where(alone, 1, 1 - squares)), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 9), (130, 131)])
+def test_transposed_is_the_adjoint(height: int, width: int) -> None:
+    a, b = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    smooth = Smoothing(height, width, "gaussian", 11, 1.5, a)
+    torch.testing.assert_close((smooth(a) * b).sum(), (a * smooth.transposed(b)).sum())
+
+
+def test_rows_sum_to_one() -> None:
+    for cells in (1, 4, 30):
+        torch.testing.assert_close(window_matrix(cells, "gaussian", 11, 1.5, DOUBLE).sum(1), torch.ones(cells).double())
+
+
+def test_products_are_exact_inside_and_as_before_outside() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with exact_products():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    ("window", "size", "sigma", "message"),
+    [("round", 11, 1.5, "window"), ("gaussian", 10, 1.5, "odd"), ("gaussian", -1, 1.5, "odd"), ("gaussian", 11, 0, "sigma")],
+)
+def test_wrong_windows_are_refused(window: str, size: int, sigma: float, message: str) -> None:
+    with pytest.raises(InputError, match=rf"loss.ssim.*{message}"):
+        check_window("ssim", window, size, sigma)
