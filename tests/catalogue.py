@@ -17,9 +17,18 @@ from detkd.detectors.files import read_names
 from detkd.detectors.torchvision import FCOS, SSD, FasterRCNN, RetinaNet
 from detkd.detectors.ultralytics import UltralyticsDetector
 from detkd.losses.bn_stats import BatchNormStatistics
+from detkd.losses.cwd import CWD
 from detkd.losses.detection import DetectionLoss
+from detkd.losses.feature_l1 import FeatureL1
+from detkd.losses.feature_l2 import FeatureL2
+from detkd.losses.feature_smooth_l1 import FeatureSmoothL1
+from detkd.losses.l1_ms_ssim import L1MSSSIM
+from detkd.losses.mgd import MGD
 from detkd.losses.mimic import Mimic
+from detkd.losses.ms_ssim import MSSSIM
 from detkd.losses.pixel_l2 import PixelL2
+from detkd.losses.pkd import PKD
+from detkd.losses.ssim import SSIM
 from detkd.losses.tv import TotalVariation
 from detkd.structures import Target
 
@@ -64,7 +73,30 @@ TERMS: dict[str, Callable[[], Any]] = {
     "tv": TotalVariation,
     "pixel_l2": PixelL2,
     "mimic": Mimic,
+    "feature_l1": FeatureL1,
+    "feature_l2": FeatureL2,
+    "feature_smooth_l1": FeatureSmoothL1,
+    "ssim": SSIM,
+    "ms_ssim": MSSSIM,
+    "l1_ms_ssim": L1MSSSIM,
+    "pkd": PKD,
+    "cwd": CWD,
+    "mgd": lambda: MGD().eval(),  # in training each call has masks of its own
 }
+
+# Terms that compare a student with its teacher, and the detectors that each is tried on, as both.
+STUDENT_TERMS: dict[str, tuple[str, ...]] = {
+    "mimic": ("double", "yolov3_tiny"),
+    **dict.fromkeys(
+        ("feature_l1", "feature_l2", "feature_smooth_l1", "ssim", "ms_ssim", "l1_ms_ssim", "pkd", "cwd", "mgd"),
+        ("double", "yolov3_tiny"),
+    ),
+}
+
+
+def tries() -> list[tuple[str, str]]:
+    """(term, detector) for all that the generic tests of terms try."""
+    return [(term, kind) for term in TERMS for kind in STUDENT_TERMS.get(term, ("double", "yolov3_tiny"))]
 
 
 def build(name: str, seed: int = 0) -> Any:
