@@ -54,7 +54,7 @@ def build_loss(node: DictConfig) -> Composite:
             continue
         if "_target_" not in term:
             print(
-                f"note: loss.{name} has settings, but {name} is not in loss=[...]; they are not used",
+                f"note: loss.{name!s} has settings, but {name!s} is not in loss=[...]; they are not used",
                 file=sys.stderr,
                 flush=True,
             )
