@@ -28,6 +28,7 @@ from detkd.losses.mimic import Mimic
 from detkd.losses.ms_ssim import MSSSIM
 from detkd.losses.pixel_l2 import PixelL2
 from detkd.losses.pkd import PKD
+from detkd.losses.small_copy import SmallCopy
 from detkd.losses.ssim import SSIM
 from detkd.losses.tv import TotalVariation
 from detkd.structures import Target
@@ -72,6 +73,7 @@ TERMS: dict[str, Callable[[], Any]] = {
     "bn_stats_l2": lambda: BatchNormStatistics("l2"),
     "tv": TotalVariation,
     "pixel_l2": PixelL2,
+    "small_copy": SmallCopy,
     "mimic": Mimic,
     "feature_l1": FeatureL1,
     "feature_l2": FeatureL2,

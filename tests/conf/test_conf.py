@@ -33,7 +33,7 @@ USED_BY = {
     "layout": {"invert": None},
     "logger": {"invert": None, "distill": None},
     "loss": {
-        "invert": {"detection", "bn_stats", "tv", "pixel_l2"},
+        "invert": {"detection", "bn_stats", "tv", "small_copy", "pixel_l2"},
         "distill": {
             "detection",
             "mimic",

@@ -68,7 +68,7 @@ class BatchNormStatistics(nn.Module):
         if not names:
             raise InputError(
                 f"loss term bn_stats: expected a teacher with BatchNorm layers, found none in {type(teacher).__name__} "
-                "(SSD300-VGG16 and GroupNorm heads store no statistics); leave the term out of loss=[...]"
+                "(SSD300-VGG16 and GroupNorm heads store no statistics); leave the term out, loss=[detection,tv,small_copy]"
             )
         known = set(names) | {str(i) for i in range(len(names))}
         if unknown := sorted(set(self.layer_weights) - known):
