@@ -17,7 +17,11 @@ from detkd.detectors.files import read_names
 from detkd.detectors.torchvision import FCOS, SSD, FasterRCNN, RetinaNet
 from detkd.detectors.ultralytics import UltralyticsDetector
 from detkd.losses.bn_stats import BatchNormStatistics
+from detkd.losses.careg import ClassAwareRegression
 from detkd.losses.cwd import CWD
+from detkd.losses.defeat_backbone import DeFeatBackbone
+from detkd.losses.defeat_neck import DeFeatNeck
+from detkd.losses.defeat_proposals import DeFeatProposals
 from detkd.losses.detection import DetectionLoss
 from detkd.losses.feature_l1 import FeatureL1
 from detkd.losses.feature_l2 import FeatureL2
@@ -28,6 +32,8 @@ from detkd.losses.mimic import Mimic
 from detkd.losses.ms_ssim import MSSSIM
 from detkd.losses.pixel_l2 import PixelL2
 from detkd.losses.pkd import PKD
+from detkd.losses.prediction import PredictionImitation
+from detkd.losses.sgfi import SGFI
 from detkd.losses.small_copy import SmallCopy
 from detkd.losses.ssim import SSIM
 from detkd.losses.tv import TotalVariation
@@ -84,6 +90,12 @@ TERMS: dict[str, Callable[[], Any]] = {
     "pkd": PKD,
     "cwd": CWD,
     "mgd": lambda: MGD().eval(),  # in training each call has masks of its own
+    "defeat_neck": DeFeatNeck,
+    "defeat_backbone": DeFeatBackbone,
+    "defeat_proposals": DeFeatProposals,
+    "careg": ClassAwareRegression,
+    "prediction": PredictionImitation,
+    "sgfi": SGFI,
 }
 
 # Terms that compare a student with its teacher, and the detectors that each is tried on, as both.
@@ -93,6 +105,12 @@ STUDENT_TERMS: dict[str, tuple[str, ...]] = {
         ("feature_l1", "feature_l2", "feature_smooth_l1", "ssim", "ms_ssim", "l1_ms_ssim", "pkd", "cwd", "mgd"),
         ("double", "yolov3_tiny"),
     ),
+    "defeat_neck": ("yolov3_tiny", "fcos_r18", "faster_rcnn_r18"),
+    "defeat_backbone": ("retinanet_r18", "faster_rcnn_r18"),
+    "defeat_proposals": ("faster_rcnn_r18",),
+    "careg": ("faster_rcnn_r18",),
+    "prediction": ("faster_rcnn_r18",),
+    "sgfi": ("faster_rcnn_r18",),
 }
 
 

@@ -240,7 +240,7 @@ def test_term_gives_finite_scalars_with_a_gradient(term_name: str, kind: str, ta
     assert all(v.ndim == 0 and v.dtype == torch.float32 and torch.isfinite(v) and v >= 0 for v in values.values()), values
     (gradient,) = torch.autograd.grad(total(values), images)
     assert torch.isfinite(gradient).all()
-    assert gradient.abs().max() > 0
+    assert gradient.abs().max() > 0 or (targets is NO_BOXES and total(values) == 0)  # careg looks at objects alone
 
 
 @pytest.mark.parametrize(("term_name", "kind"), catalogue.tries())

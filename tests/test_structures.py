@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from detkd.structures import DetectorSpec, Prediction, Target, join_targets, with_boxes
+from detkd.structures import DetectorSpec, Prediction, Target, join_targets, pseudo_labels, with_boxes
 
 
 def targets() -> list[Target]:
@@ -104,3 +104,13 @@ def test_image_of_a_prediction() -> None:
     assert one.state["lists"] == ["b"]
     assert one.state["number"] == 7
     assert (one.sizes, one.strides, one.image_size) == (p.sizes, p.strides, p.image_size)
+
+
+def test_pseudo_labels_drop_weak_and_flat_boxes() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 9.0], [5.0, 5.0, 5.0, 9.0]])
+    none: Any = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
+    found: Any = {"boxes": boxes, "labels": torch.tensor([2, 1, 0]), "scores": torch.tensor([0.9, 0.3, 0.8])}
+    first, second = pseudo_labels([found, none], 0.3)
+    assert first["labels"].tolist() == [2]
+    assert first.keys() == {"boxes", "labels"}
+    assert second["boxes"].shape == (0, 4)

@@ -37,6 +37,16 @@ def join_targets(targets: Sequence[Target]) -> tuple[Tensor, Tensor, Tensor]:
     return torch.repeat_interleave(counts, output_size=len(boxes)).to(boxes.device, non_blocking=True), boxes, labels
 
 
+def pseudo_labels(detections: Sequence[Detection], threshold: float) -> list[Target]:
+    """Detections as targets: those that score more than ``threshold`` and have a width and a height; scores are dropped."""
+    targets: list[Target] = []
+    for detection in detections:
+        boxes = detection["boxes"]
+        keep = (detection["scores"] > threshold) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        targets.append({"boxes": boxes[keep], "labels": detection["labels"][keep]})
+    return targets
+
+
 def with_boxes(targets: Sequence[Target], boxes: Tensor) -> list[Target]:
     """The same targets with other boxes, given in one row (n, 4) as :func:`join_targets` makes it."""
     parts = torch.split(boxes, [len(t["boxes"]) for t in targets])

@@ -102,6 +102,22 @@ def test_gradient_flows_to_the_maps_given_and_to_the_pixels(kind: str) -> None:
     assert pixels.grad.abs().max() > 0
 
 
+def test_boxes_of_all_sites_are_those_that_decoding_chooses_from(kind: str) -> None:
+    detector = build(kind)
+    detector.model.score_thresh = 0.0
+    with torch.no_grad():
+        prediction = detector(images())
+    boxes = detector.boxes(prediction)
+    assert boxes.shape == (2, sum(h * w * a for h, w, a in prediction.sizes), 4)
+    assert (boxes[..., 0::2] <= 96).all()
+    assert (boxes[..., 1::2] <= 64).all()
+    assert boxes.min() >= 0
+    assert not detector.boxes(detector(images())).requires_grad
+    for found, of_image in zip(detector.decode(prediction), boxes):
+        assert len(found["boxes"]) > 10
+        assert torch.cdist(found["boxes"], of_image, compute_mode="donot_use_mm_for_euclid_dist").amin(1).max() < 1e-2
+
+
 def test_head_of_91_columns(kind: str) -> None:
     detector = build(kind, classes=None, coco91=True)
     with torch.no_grad():
@@ -140,5 +156,7 @@ def test_protocol_and_require(kind: str) -> None:
     ssd = SSD("ssdlite320_mobilenet_v3_large", ("cat",), (96, 96))
     assert not isinstance(ssd, DenseHead)
     assert not isinstance(FasterRCNN, DenseHead)
-    with pytest.raises(InputError, match=r"loss 'crosskd': .* found a SSD without towers, head. Detectors .*FCOS, RetinaNet"):
+    with pytest.raises(
+        InputError, match=r"loss 'crosskd': .* found a SSD without towers, head, boxes. Detectors .*FCOS, RetinaNet"
+    ):
         require(ssd, DenseHead, "crosskd")

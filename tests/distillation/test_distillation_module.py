@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from detkd.data.augment import HorizontalFlip
 from detkd.data.datamodule import collate
-from detkd.distillation.module import DistillationModule, pseudo_labels
+from detkd.distillation.module import DistillationModule
 from detkd.distillation.schedule import warmup_cosine
 from detkd.errors import InputError
 from detkd.losses.composite import Composite
@@ -181,16 +181,6 @@ def test_labels_of_the_teacher_are_its_confident_detections(pair: Any, doubles: 
     with torch.no_grad():
         expected = [d["boxes"][d["scores"] > 0.06] for d in teacher.decode(teacher(data.images.float() / 255))]
     assert all(torch.equal(target["boxes"], boxes) for target, boxes in zip(seen[0], expected))
-
-
-def test_pseudo_labels_drop_weak_and_flat_boxes() -> None:
-    boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 9.0], [5.0, 5.0, 5.0, 9.0]])
-    none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
-    found = {"boxes": boxes, "labels": torch.tensor([2, 1, 0]), "scores": torch.tensor([0.9, 0.3, 0.8])}
-    first, second = pseudo_labels([found, none], 0.3)
-    assert first["labels"].tolist() == [2]
-    assert first.keys() == {"boxes", "labels"}
-    assert second["boxes"].shape == (0, 4)
 
 
 def test_real_labels_must_be_there(pair: Any, doubles: Any) -> None:

@@ -80,6 +80,10 @@ class DenseHead(Detector, Protocol):
         """
         ...
 
+    def boxes(self, prediction: Prediction) -> Tensor:
+        """(B, N, 4) boxes of all sites, in the order of ``Prediction.raw``: xyxy in pixels, clipped to the image, without gradient."""
+        ...
+
 
 @runtime_checkable
 class TwoStage(Detector, Protocol):

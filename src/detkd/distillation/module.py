@@ -24,7 +24,7 @@ from detkd.distillation.schedule import warmup_cosine
 from detkd.errors import InputError
 from detkd.losses.composite import Composite
 from detkd.losses.step import Step
-from detkd.structures import Detection, Prediction, Target
+from detkd.structures import Prediction, Target, pseudo_labels
 
 Labels = Literal["real", "teacher", "none"]
 Select = Literal["last", "holdout"]
@@ -268,16 +268,6 @@ class DistillationModule(pl.LightningModule):
             student=student,
             student_prediction=student(images),
         )
-
-
-def pseudo_labels(detections: Sequence[Detection], threshold: float) -> list[Target]:
-    """Detections as targets: those that score more than ``threshold`` and have a width and a height; scores are dropped."""
-    targets: list[Target] = []
-    for detection in detections:
-        boxes = detection["boxes"]
-        keep = (detection["scores"] > threshold) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-        targets.append({"boxes": boxes[keep], "labels": detection["labels"][keep]})
-    return targets
 
 
 def _check_teacher_can_label(student: Detector, teacher: Detector | None) -> None:

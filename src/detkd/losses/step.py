@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
 from detkd.detectors.norms import Observed
 from detkd.detectors.protocol import Detector, TwoStage
 from detkd.errors import InputError
-from detkd.structures import Prediction, Target
+from detkd.structures import Detection, Prediction, Target, pseudo_labels
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Step:
         student, student_prediction: the detector in training and its forward pass.
         clean_images: inversion only: the images before augmentation.
         statistics: inversion only: what the teacher's normalisations saw in this pass.
+        shared: what terms made of this step and share, by a key of their own.
     """
 
     images: Tensor
@@ -35,6 +37,7 @@ class Step:
     student_prediction: Prediction | None = None
     clean_images: Tensor | None = None
     statistics: Sequence[Observed] | None = None
+    shared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def subject(self) -> tuple[Detector, Prediction]:
@@ -57,6 +60,17 @@ class Step:
             if isinstance(detector, TwoStage) and prediction is not None:
                 return detector.propose(prediction)
         raise InputError("proposals: expected a two-stage teacher or student, found neither")
+
+    @cached_property
+    def teacher_detections(self) -> list[Detection]:
+        """What the teacher finds, made when first asked for. Raises InputError without a teacher."""
+        if self.teacher is None or self.teacher_prediction is None:
+            raise InputError("objects: expected targets or a teacher, found neither")
+        return self.teacher.decode(self.teacher_prediction)
+
+    def objects(self, threshold: float) -> Sequence[Target]:
+        """Where the objects are: the targets, or without them the teacher's detections that score more than ``threshold``."""
+        return self.targets if self.targets is not None else pseudo_labels(self.teacher_detections, threshold)
 
     def image(self, index: int) -> Step:
         """The step for image ``index`` alone. Statistics pool the batch, so they are left out."""

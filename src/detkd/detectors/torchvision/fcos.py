@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import fcos
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from detkd.boxes import clip_xyxy
 from detkd.detectors.norms import Norm, find_norms
 from detkd.detectors.torchvision.architecture import Architecture, find_architecture, make_spec, table_of
 from detkd.detectors.torchvision.backbones import check_backbone, freeze_norms, pyramid, resnet_fpn
@@ -141,6 +142,12 @@ class FCOS(nn.Module):
     def towers(self, prediction: Prediction) -> tuple[list[Tensor], list[Tensor]]:
         """Classification and box maps (B, channels, H, W) a level: the towers after their last ReLU."""
         return towers_of(self.model.head, prediction, _MAPS)
+
+    @torch.no_grad()
+    def boxes(self, prediction: Prediction) -> Tensor:
+        """(B, N, 4) xyxy boxes of all sites in pixels, clipped to the image."""
+        output, anchors = self._head_output(prediction)
+        return clip_xyxy(self.model.box_coder.decode(output["bbox_regression"], anchors), prediction.image_size)
 
     def loss(self, prediction: Prediction, targets: Sequence[Target]) -> dict[str, Tensor]:
         """{box, cls, ctr}: GIoU, focal loss and centre-ness BCE, sums over max(1, positives) of the whole batch, times the gains."""

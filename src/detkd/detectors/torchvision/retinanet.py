@@ -13,6 +13,7 @@ from torchvision.models.detection import retinanet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from detkd.boxes import clip_xyxy
 from detkd.detectors.norms import Norm, find_norms
 from detkd.detectors.torchvision.architecture import Architecture, find_architecture, make_spec, table_of
 from detkd.detectors.torchvision.backbones import check_backbone, freeze_norms, pyramid, resnet_fpn, stage_channels
@@ -139,6 +140,14 @@ class RetinaNet(nn.Module):
     def towers(self, prediction: Prediction) -> tuple[list[Tensor], list[Tensor]]:
         """Classification and box maps (B, channels, H, W) a level: the towers after their last ReLU."""
         return towers_of(self.model.head, prediction, _MAPS)
+
+    @torch.no_grad()
+    def boxes(self, prediction: Prediction) -> Tensor:
+        """(B, N, 4) xyxy boxes of all sites in pixels, clipped to the image."""
+        output, anchors = self._head_output(prediction)
+        deltas = output["bbox_regression"].flatten(0, 1)  # (B*N, 4)
+        boxes = self.model.box_coder.decode_single(deltas, anchors.repeat(len(prediction), 1))
+        return clip_xyxy(boxes.view(len(prediction), -1, 4), prediction.image_size)
 
     def loss(self, prediction: Prediction, targets: Sequence[Target]) -> dict[str, Tensor]:
         """{box, cls}: L1 (v1) or GIoU (v2) and focal loss, a mean over images of sums over max(1, positives), times the gains."""

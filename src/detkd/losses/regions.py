@@ -1,0 +1,68 @@
+"""Object and background regions of feature maps (DeFeat, Guo et al., CVPR 2021, section 3.1)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from detkd.losses.connectors import neck_strides
+from detkd.structures import Prediction, Target, join_targets
+
+FINEST_STRIDE = 4  # that a box of ``box_side`` pixels belongs to: p2 of a feature pyramid
+
+
+def object_masks(
+    targets: Sequence[Target],
+    sizes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    box_side: float = 56.0,
+) -> list[Tensor]:
+    """Mark the cells that objects cover, each box on one level.
+
+    Args:
+        targets: one an image, B in all; boxes without area mark nothing.
+        sizes, strides: (height, width) and pixels a cell of each level.
+        box_side: side in pixels of the square whose level has stride 4; each doubling is one level up.
+
+    Returns:
+        bool masks (B, H, W), one a level. A box marks the level whose log2(stride) is nearest to 2 + floor(log2(sqrt(w h) / box_side)), the
+        finer of two, and there every cell that it overlaps: at least one.
+
+    Source: section 3.1 of the paper, with the level rule of feature pyramids (Lin et al., CVPR 2017, equation 1); the rounding of boxes to
+    cells is ours. Nothing waits for the device.
+    """
+    image, boxes, _ = join_targets(targets)
+    boxes = boxes.float()
+    extent = boxes[:, 2:] - boxes[:, :2]
+    solid = (extent > 0).all(dim=1)  # (n,)
+    side = extent.clamp(min=torch.finfo(boxes.dtype).tiny ** 0.5).prod(1).sqrt()
+    wanted = math.log2(FINEST_STRIDE) + (side / box_side).log2().floor()  # (n,) log2 of a stride
+    distance = (wanted[:, None] - boxes.new_tensor([math.log2(s) for s in strides])).abs()  # (n, levels)
+    level = distance.argmin(dim=1)
+    return [
+        _cover(image, boxes / stride, solid & (level == i), len(targets), *size)
+        for i, (size, stride) in enumerate(zip(sizes, strides))
+    ]
+
+
+def strides_of(prediction: Prediction, names: Sequence[str]) -> list[int]:
+    """Pixels a cell of the maps of those names: the neck's strides, of backbone stages 2 to the power in the name ("c4")."""
+    neck = neck_strides(prediction)
+    return [neck[name] if name in neck else 2 ** int(re.sub(r"\D", "", name)) for name in names]
+
+
+def _cover(image: Tensor, boxes: Tensor, counts: Tensor, images: int, height: int, width: int) -> Tensor:
+    """Cells (images, height, width) that boxes (n, 4), in cells, overlap; ``counts`` (n,) says which boxes do."""
+    limit = boxes.new_tensor([width, height])
+    first = torch.minimum(boxes[:, :2].floor().clamp(min=0), limit - 1).long()  # (n, 2) x, y
+    last = torch.maximum(torch.minimum(boxes[:, 2:].ceil(), limit).long(), first + 1)  # (n, 2), exclusive
+    # +1 and -1 at a box's corners; summed along both axes they are 1 inside it
+    corners = torch.zeros(images, height + 1, width + 1, dtype=torch.int32, device=boxes.device)
+    one = counts.to(torch.int32)
+    for x, y, sign in ((first, first, 1), (last, first, -1), (first, last, -1), (last, last, 1)):
+        corners.index_put_((image, y[:, 1], x[:, 0]), sign * one, accumulate=True)
+    return corners.cumsum(1).cumsum(2)[:, :height, :width] > 0
