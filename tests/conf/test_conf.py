@@ -52,6 +52,7 @@ USED_BY = {
             "careg",
             "prediction",
             "sgfi",
+            "defeat",
         },
     },
     "optimizer": {"distill": None},
@@ -62,6 +63,7 @@ USED_BY = {
     "warm_start": {"invert": None},
     "verifier": {"invert": None},
 }
+BUNDLES = {"defeat": ["defeat_neck", "defeat_backbone", "defeat_proposals"]}  # names for several terms
 NO_FILE = ["scenes", "yolov3_tiny"]  # architectures built in code, quickly
 HEAVY = [
     "yolov3",
@@ -186,7 +188,8 @@ def test_parts_instantiate(command: str, group: str, option: str) -> None:
 @pytest.mark.parametrize(("command", "group", "option"), choices("loss"))
 def test_losses_instantiate_with_the_weight_they_say(command: str, group: str, option: str) -> None:
     cfg = compose_command(command, f"loss=[{option}]")
-    assert build.build_loss(cfg.loss).weights == {option: cfg.loss[option].weight}
+    names = BUNDLES.get(option, [option])
+    assert build.build_loss(cfg.loss).weights == {name: cfg.loss[name].weight for name in names}
 
 
 @pytest.mark.parametrize("option", options("optimizer"))
