@@ -14,7 +14,7 @@ from detkd.inversion.quality import Judge
 from detkd.runtime import build, store
 from detkd.runtime.figures import objects_figure
 from detkd.runtime.outputs import write_outputs
-from detkd.runtime.run import check_shared_folder, entry_point, output_dir, record, write_results
+from detkd.runtime.run import check_shared_folder, entry_point, keep_log, output_dir, record, write_results
 from detkd.runtime.verifier import VerifierCallback
 
 
@@ -51,8 +51,9 @@ def main(cfg: DictConfig) -> dict[str, object]:
     writer = store.open_writer(cfg, folder, teacher, verifier, stages)
     with writer.alone():
         record(cfg, folder)
-    start, made = time.perf_counter(), cfg.n_images - store.images_in(cfg, writer.finished())
+        keep_log(folder)
     with store.batches(cfg, writer, module, trainer) as module.batches:
+        start, made = time.perf_counter(), cfg.n_images - store.images_in(cfg, writer.finished())
         trainer.fit(module)
     if not trainer.is_global_zero:
         return {}
@@ -62,7 +63,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
     seconds = time.perf_counter() - start
     finished = writer.finish(module.n_batches, cfg.accept.rejected)
     results = store.score_images(finished, teacher, verifier, str(trainer.strategy.root_device))
-    results |= store.speed(folder, cfg.n_images, made, seconds) | {"teacher_sha256": finished.teacher_sha256}
+    results |= store.speed(folder, len(finished), made, seconds) | {"teacher_sha256": finished.teacher_sha256}
     with writer.alone():
         results |= write_outputs(folder, results)
         if module.sampling is not None:

@@ -86,10 +86,39 @@ def test_many_threads_never_hold_a_claim_together(tmp_path: Path) -> None:
     assert most == 1
 
 
+HAMMER = """
+import random, sys, time
+from pathlib import Path
+from detkd.data.claims import Claims
+draw, claims, end = random.Random(sys.argv[2]), Claims(Path(sys.argv[1])), time.monotonic() + 3
+while time.monotonic() < end:
+    name = str(draw.randint(0, 3))
+    if claims.take(name):
+        claims.release(name)
+    claims.others()
+claims.close()
+"""
+
+
+def test_processes_that_come_and_go_do_not_disturb_each_other(tmp_path: Path) -> None:
+    # the folder is made by who comes first and removed by who leaves last, thousands of times
+    run = [sys.executable, "-c", HAMMER, str(tmp_path / "claims")]
+    processes = [subprocess.Popen([*run, str(i)], stderr=subprocess.PIPE, text=True) for i in range(3)]
+    for process in processes:
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 0, error
+    assert not (tmp_path / "claims").exists()
+
+
 def test_without_locks_a_claim_is_granted_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(file: int, operation: int) -> None:
         raise OSError(38, os.strerror(38))
 
     monkeypatch.setattr("detkd.data.claims.fcntl.flock", refuse)
+    claims = Claims(tmp_path)
     with pytest.warns(UserWarning, match="no locks"):
-        assert Claims(tmp_path).take("1")
+        assert claims.take("1")
+    assert not claims.shared
+    assert not claims.take("1")
+    claims.close()
+    assert claims.take("1")

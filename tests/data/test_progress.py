@@ -29,7 +29,12 @@ def test_counts_rate_and_time_to_go(tmp_path: Path) -> None:
     store = writer(tmp_path, {"n_images": 40})
     record = {"accepted": True, "attempt": 0}
     for index in range(5):
-        shard(store, index, 10.0 * index, [record, record, record | {"accepted": False}, record | {"attempt": 1}])
+        shard(
+            store,
+            index,
+            10.0 * index,
+            [record | {"attempts": 2}, record, record | {"accepted": False}, record | {"attempt": 1}],
+        )
     progress = ProgressReader(tmp_path).read()
     assert (progress.images, progress.n_images, progress.left, progress.shards, progress.complete) == (20, 40, 20, 5, False)
     assert progress.images_per_second == pytest.approx(0.4)

@@ -312,6 +312,47 @@ def test_repair_removes_what_is_damaged_and_nothing_else(tmp_path: Path) -> None
     assert sorted(p.name for p in (tmp_path / "shards").iterdir()) == ["000000"]
 
 
+def test_a_shard_that_lost_its_json_is_damaged_and_can_be_written_again(tmp_path: Path) -> None:
+    store = writer(tmp_path)
+    store.write_shard(0, *shard(0))
+    (tmp_path / "shards" / "000000" / "shard.json").unlink()
+    assert store.finished() == set()
+    store.write_shard(0, *shard(0))
+    assert store.finished() == {0}
+    (tmp_path / "shards" / "000000" / "shard.json").unlink()
+    assert sorted(store.repair()) == [0]
+
+
+@pytest.mark.parametrize("change", [("boxes", [[0.0, 0.0, 1.0, 1.0]]), ("labels", [1]), ("record", {"loss": 9.0})])
+def test_a_changed_entry_of_a_shard_is_damage(tmp_path: Path, change: tuple[str, Any]) -> None:
+    store = writer(tmp_path)
+    store.write_shard(0, *shard(0))
+    path = tmp_path / "shards" / "000000" / "shard.json"
+    content = json.loads(path.read_text())
+    content["images"][0][change[0]] = change[1]
+    path.write_text(json.dumps(content))
+    assert "its own checksum" in store.repair()[0]
+
+
+def test_labels_beside_an_image_are_checked(tmp_path: Path) -> None:
+    store = writer(tmp_path)
+    store.write_shard(0, *shard(0))
+    (tmp_path / "shards" / "000000" / "000001.txt").write_text("0 0.5 0.5 1 1\n")
+    assert "000001.txt" in store.repair()[0]
+
+
+def test_a_complete_set_that_lost_a_shard_is_open_again(tmp_path: Path) -> None:
+    root = complete(tmp_path)
+    shutil.rmtree(root / "shards" / "000001")
+    store = writer(root)
+    assert store.repair() == {}
+    assert json.loads((root / "manifest.json").read_text())["complete"] is False
+    images, targets, records = shard(1)
+    store.write_shard(1, images, targets, [r | {"loss": 7.0} for r in records])  # as another machine makes it
+    assert store.repair() == {}
+    assert len(store.finish(2)) == 6
+
+
 def test_a_shard_that_the_manifest_does_not_know_is_damaged(tmp_path: Path) -> None:
     store = writer(tmp_path)
     store.write_shard(0, *shard(0))

@@ -152,6 +152,9 @@ def test_an_unknown_key_is_an_error_of_hydra_that_names_it(
         (["loss.tv.of=both"], "tv.of: expected 'augmented' or 'clean', got 'both'"),
         (["layout.size=[0.5,0.1]"], "layout.size: expected [smallest, largest]"),
         (["layout.boxes=[3,1]"], "layout.boxes"),
+        (["+trainer.max_steps=3"], "trainer.max_steps: an inversion has no steps of Lightning's"),
+        (["trainer.strategy=ddp"], "trainer.strategy: expected auto"),
+        (["trainer.precision=bf16-true"], "trainer.precision: expected 32-true, bf16-mixed or 16-mixed, found 'bf16-true'"),
         (["layout=from_labels"], "layout.annotations: expected a value on the command line"),
         (["layout=from_labels", "layout.annotations=nowhere.json"], "nowhere.json"),
         (["sampling=false_positives"], "sampling"),
@@ -193,63 +196,6 @@ def test_a_teacher_without_statistics_is_inverted_with_the_other_terms(command: 
     small = ["n_images=2", "batch_size=2", "resolution=64", "iterations=2", "callbacks=none", "logger=none", "out=out"]
     done = command("invert", *arguments, *small, "trainer.accelerator=cpu", cwd=tmp_path).ok()
     assert "stores no statistics (it has no BatchNorm layers): loss term bn_stats is left out" in done.stderr
-
-
-def test_a_damaged_shard_is_found_and_made_again(
-    command: Command, tiny: list[str], copied: Path, tmp_path: Path, images: Path
-) -> None:
-    damaged = copied / "shards" / "000000" / "000002.png"
-    content = bytearray(damaged.read_bytes())
-    content[-20] ^= 1
-    damaged.write_bytes(bytes(content))
-    done = command("invert", *tiny, "out=set", cwd=tmp_path).ok()
-    assert re.search(r"shard 0 is damaged and is made again: .*000002\.png: expected sha256", done.stdout)
-    assert damaged.read_bytes() == (images / "shards" / "000000" / "000002.png").read_bytes()
-    assert (copied / "manifest.json").read_bytes() == (images / "manifest.json").read_bytes()
-
-
-FULL_DISK = """
-import errno, pathlib
-write, left = pathlib.Path.write_bytes, {left}
-def write_bytes(path, content):
-    global left
-    if path.suffix == ".png":
-        left -= 1
-    if left < 0:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-    return write(path, content)
-pathlib.Path.write_bytes = write_bytes
-"""
-
-
-@pytest.mark.parametrize("left", [0, 5])
-def test_a_full_disk_stops_with_a_message_and_leaves_whole_shards(
-    left: int, command: Command, tiny: list[str], tmp_path: Path, images: Path, files_of: Files
-) -> None:
-    message = command("invert", *tiny, "out=set", cwd=tmp_path, before=FULL_DISK.format(left=left)).error()
-    assert "the disk is full" in message
-    assert "the same command goes on" in message
-    assert sorted(p.name for p in (tmp_path / "set" / "shards").glob("*")) == (["000000"] if left else [])
-    assert not list((tmp_path / "set").rglob("*.tmp"))
-    command("invert", *tiny, "out=set", cwd=tmp_path).ok()
-    assert files_of(tmp_path / "set" / "shards") == files_of(images / "shards")
-
-
-def test_a_changed_command_on_the_same_folder_shows_the_keys_that_differ(
-    command: Command, tiny: list[str], copied: Path, tmp_path: Path, files_of: Files
-) -> None:
-    before = files_of(copied)
-    message = command("invert", *tiny, "loss.tv.weight=3", "sampling=false_positives", "out=set", cwd=tmp_path).error()
-    assert "recipe.loss.tv.weight: 2.0 there, 3 here" in message or "recipe.loss.tv.weight" in message
-    assert "recipe.sampling" in message
-    assert files_of(copied) == before
-
-
-def test_processes_that_others_start_must_be_told_the_folder(command: Command, tiny: list[str], tmp_path: Path) -> None:
-    environment = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
-    message = command("invert", *tiny, cwd=tmp_path, env=environment).error()
-    assert "out: expected a folder that all processes share, like out=DIR" in message
-    assert list(tmp_path.iterdir()) == [] or not list(tmp_path.rglob("manifest.json"))
 
 
 def test_a_loss_that_is_not_finite_names_term_and_iteration(command: Command, tiny: list[str], tmp_path: Path) -> None:

@@ -36,6 +36,14 @@ def test_a_job_of_a_sweep_makes_what_the_command_makes(
     assert files_of(tmp_path / "sweep" / "1" / "shards") == files_of(images / "shards")
 
 
+def test_independent_jobs_share_one_folder(
+    command: Command, tiny: list[str], images: Path, tmp_path: Path, files_of: Files
+) -> None:
+    command("invert", "-m", *tiny, "worker=0,1", "hydra.sweep.subdir=.", "out=set", cwd=tmp_path).ok()
+    assert files_of(tmp_path / "set" / "shards") == files_of(images / "shards")
+    assert open_store(tmp_path / "set", verify=True)
+
+
 def test_a_mistake_in_a_sweep_ends_it_with_its_message(command: Command, tiny: list[str], tmp_path: Path) -> None:
     message = command("invert", "-m", *tiny, "loss.bn_stats.form=kl,l3", "out=sweep", cwd=tmp_path).error()
     assert "bn_stats.form: expected one of ['kl', 'l2'], got 'l3'" in message

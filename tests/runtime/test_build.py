@@ -171,7 +171,19 @@ def test_processes_of_an_inversion_are_independent_and_those_of_a_distillation_a
     assert kind is IndependentDDP
     assert type(build.build_trainer(trainer(devices=2), [], tmp_path).strategy).__name__ == "DDPStrategy"
     assert not isinstance(build.build_trainer(trainer(), [], tmp_path, independent=True).strategy, IndependentDDP)
-    assert type(build.build_trainer(trainer(devices=2, strategy="ddp"), [], tmp_path, independent=True).strategy) is not IndependentDDP  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"strategy": "ddp"}, "strategy: expected auto"),
+        ({"max_steps": 3}, "max_steps"),
+        ({"precision": "bf16-true"}, "precision"),
+    ],
+)
+def test_settings_that_do_not_go_with_an_inversion_are_errors(setting: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"trainer\.{message}"):
+        build.build_trainer(trainer(**setting), [], tmp_path, independent=True)
 
 
 def test_trainer_has_the_loggers_and_callbacks_of_the_config(tmp_path: Path) -> None:

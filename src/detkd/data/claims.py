@@ -24,34 +24,43 @@ else:
 
 
 class Claims:
-    """Claims by name in ``folder``, which is there while there are any. Names are file names."""
+    """Claims by name in ``folder``, which is there while there are any. Names are file names.
+
+    shared: whether other processes know of them; False where there are no locks.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._held: dict[str, int] = {}
+        self.folder, self.shared = folder, HAS_LOCKS
+        self._held: dict[str, int | None] = {}
 
     def take(self, name: str) -> bool:
         """Claim ``name``; False where another process, or this object, holds it."""
         if name in self._held:
             return False
         path = self.folder / name
-        while True:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        while self.shared:
             try:
+                self.folder.mkdir(parents=True, exist_ok=True)
                 file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            except FileNotFoundError:  # the folder went away in between: its last user has left
+            except (FileNotFoundError, FileExistsError):  # the folder went away in between: its last user has left
                 continue
-            if not _lock(file):
-                os.close(file)
-                return False
-            if _is(path, file):
+            locked = _lock(file)
+            if locked and _is(path, file):
                 self._held[name] = file
                 return True
-            os.close(file)  # its holder removed it before letting go: the name is free, or another's
+            os.close(file)
+            if locked is None:
+                self.shared = False
+            elif not locked:
+                return False
+            # else its holder removed it before letting go: the name is free, or another's
+        self._held[name] = None
+        return True
 
     def release(self, name: str) -> None:
         """Give a claim up, if it is held."""
-        if (file := self._held.pop(name, None)) is not None:
+        file = self._held.pop(name, None)
+        if file is not None:
             (self.folder / name).unlink(missing_ok=True)
             os.close(file)
             with contextlib.suppress(OSError):  # others are in it
@@ -70,13 +79,17 @@ class Claims:
     def others(self) -> list[str]:
         """Names that other processes hold now. What a dead process left is removed."""
         found = []
-        for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
-            if path.name in self._held:
+        try:
+            names = sorted(path.name for path in self.folder.iterdir())
+        except FileNotFoundError:
+            return []
+        for name in names:
+            if name in self._held:
                 continue
-            if self.take(path.name):
-                self.release(path.name)
+            if self.take(name):
+                self.release(name)
             else:
-                found.append(path.name)
+                found.append(name)
         return found
 
     def close(self) -> None:
@@ -86,16 +99,15 @@ class Claims:
         self.others()
 
 
-def _lock(file: int) -> bool:
-    """Lock an open file; True also where the file system has no locks."""
-    if not HAS_LOCKS:
-        return True
+def _lock(file: int) -> bool | None:
+    """Lock an open file, if nobody else has; None where the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
         warnings.warn(f"this file system has no locks ({error.strerror}): processes may do the same work twice", stacklevel=2)
+        return None
     return True
 
 

@@ -100,7 +100,7 @@ class ProgressReader:
 def _look(path: Path) -> _Seen:
     entries = parse_shard(path.read_bytes(), path.parent)["images"]
     records = [e["record"] for e in entries if isinstance(e["record"], dict)]
-    attempts = 1 + max((int(r.get("attempt", 0)) for r in records), default=0)
+    attempts = max((int(r.get("attempts", 1)) for r in records), default=1)
     judged = any("accepted" in r for r in records)
     accepted = sum(bool(r.get("accepted", True)) for r in records)
     return _Seen(path.stat().st_mtime, len(entries), accepted, attempts * len(entries) if judged else 0)

@@ -69,7 +69,8 @@ def write_shard(
                 "record": dict(record),
             }
         )
-    files["shard.json"] = dump_json({"images": entries, "trace": dict(trace or {})})
+    shard = {"images": entries, "trace": dict(trace or {})}
+    files["shard.json"] = dump_json(shard | {"sha256": sha256(dump_json(shard))})
     final = shard_folder(root, index)
     temporary = final.parent / f".{final.name}.{uuid.uuid4().hex}.tmp"
     temporary.mkdir()
@@ -79,10 +80,11 @@ def write_shard(
         try:
             temporary.rename(final)
         except OSError:
-            # a folder that is not empty is not replaced: the shard is there already
+            # a folder that is not empty is not replaced: the shard is there already, or what a lost disk left of one
             if not (final / "shard.json").is_file():
-                raise
-            if (final / "shard.json").read_bytes() != files["shard.json"]:
+                shutil.rmtree(final)
+                temporary.rename(final)
+            elif (final / "shard.json").read_bytes() != files["shard.json"]:
                 raise InputError(f"{final}: expected the content that its recipe makes, found another; remove it") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -120,10 +122,21 @@ def read_trace(root: Path, index: int) -> dict[str, Any]:
 
 
 def check_shard(root: Path, index: int, content: bytes) -> None:
-    """Raise InputError when a file of the shard is not what ``content``, that of its shard.json, says."""
+    """Raise InputError when a file of the shard is not what ``content``, that of its shard.json, says, or that is not as written."""
     folder = shard_folder(root, index)
-    for entry in parse_shard(content, folder)["images"]:
-        read_checked(folder / entry["file_name"], entry["sha256"])
+    shard = parse_shard(content, folder)
+    expected = shard.pop("sha256", None)
+    if expected is not None and expected != sha256(dump_json(shard)):
+        raise InputError(f"{folder / 'shard.json'}: expected its own checksum {expected}: it was damaged or changed")
+    for entry in shard["images"]:
+        image = read_checked(folder / entry["file_name"], entry["sha256"])
+        labels = folder / entry["file_name"].replace(".png", ".txt")
+        with Image.open(io.BytesIO(image), formats=("PNG",)) as opened:
+            size = (opened.height, opened.width)
+        boxes = torch.tensor(entry["boxes"], dtype=torch.float32).reshape(-1, 4)
+        lines = yolo_lines(boxes, torch.tensor(entry["labels"], dtype=torch.int64), size).encode()
+        if expected is not None:  # shards of older sets have no labels beside the images
+            read_checked(labels, sha256(lines))
 
 
 def parse_shard(content: bytes, folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ Nothing in these files depends on the time, the machine, the folder, or which pr
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,6 +105,7 @@ class StoreWriter:
         }
         self._header: dict[str, Any] = json.loads(dump_json(header))
         self.claims = Claims(self.root / ".claims")
+        self._began = False
         self._begin(beside)
 
     def finished(self) -> set[int]:
@@ -144,21 +146,27 @@ class StoreWriter:
         """Remove the shards that are damaged, so that they are made again; what was wrong with each, by index.
 
         Every image is read. A shard is damaged when it does not have its own checksums, or not those of the manifest where that is complete.
+        A complete set that lacks a shard is open again: what is made now need not have the old checksums.
         """
         sums = [shard["sha256"] for shard in read_manifest(self.root).get("shards", [])]
         damaged: dict[int, str] = {}
-        for index in sorted(self.finished()):
+        for index in sorted(int(p.name) for p in (self.root / "shards").iterdir() if p.name.isdigit()):
+            if not self.claims.take(shard_claim(index)):
+                continue  # somebody is at it
             try:
                 path = shard_folder(self.root, index) / "shard.json"
                 check_shard(self.root, index, read_checked(path, sums[index]) if index < len(sums) else path.read_bytes())
             except (InputError, OSError) as error:
-                if not shard_folder(self.root, index).exists():
-                    continue  # another process was faster
                 damaged[index] = str(error)
                 aside = self.root / "shards" / f".{index:06d}.damaged.tmp"
                 shutil.rmtree(aside, ignore_errors=True)
                 shard_folder(self.root, index).rename(aside)
                 shutil.rmtree(aside, ignore_errors=True)
+            finally:
+                self.claims.release(shard_claim(index))
+        if not set(range(len(sums))) <= self.finished():
+            with self.alone():
+                replace_file(self.root / "manifest.json", dump_json(self._header))
         return damaged
 
     def finish(self, n_shards: int, rejected: Literal["keep", "drop"] = "keep") -> Store:
@@ -179,7 +187,9 @@ class StoreWriter:
         if rejected == "drop":
             named = [(name, entry) for name, entry in named if entry["record"].get("accepted", True)]
         if not named:
-            raise InputError(f"{self.root}: expected an image that was accepted, found none; lower the thresholds (accept)")
+            raise InputError(
+                f"{self.root}: expected an image that was accepted, found none; keep the others (accept.rejected=keep)"
+            )
         records = [entry["record"] for _, entry in named]
         instances = dump_json(coco_json([(n, e["boxes"], e["labels"]) for n, e in named], self.classes, self.image_size))
         manifest = self._header | {
@@ -198,19 +208,25 @@ class StoreWriter:
         return open_store(self.root)
 
     def withdraw(self) -> None:
-        """Give the folder up again if no shard was written and nobody works on one, so that a corrected run may have it."""
-        if not self.finished() and not self.claims.others():
-            shutil.rmtree(self.root / "shards", ignore_errors=True)
-            (self.root / "manifest.json").unlink(missing_ok=True)
+        """Give the folder up again if this writer began it, no shard was written and nobody else is at it, so that a corrected run may have it."""
+        if not self._began:
+            return
+        with self.alone():
+            if not self.finished() and not self.claims.others():
+                shutil.rmtree(self.root / "shards", ignore_errors=True)
+                (self.root / "manifest.json").unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        """Remove what killed processes left half-written; with the claim on the set."""
-        for leftover in self.root.glob(".*.tmp"):
-            if leftover.is_file():
-                leftover.unlink(missing_ok=True)
+        """Remove what killed processes left half-written; with the claim on the set, once all shards are there: then nobody writes."""
+        if not self.claims.shared:
+            return
         for leftover in (self.root / "shards").glob(".*.tmp"):
-            if not self.claims.others():
-                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.rmtree(leftover, ignore_errors=True)
+        for folder, names, files in os.walk(self.root):
+            names[:] = [name for name in names if name not in ("shards", self.claims.folder.name)]
+            for file in files:
+                if file.startswith(".") and file.endswith(".tmp"):
+                    (Path(folder) / file).unlink(missing_ok=True)
 
     def _begin(self, beside: Collection[str]) -> None:
         """Leave this run's manifest in the folder, or find it there."""
@@ -228,6 +244,7 @@ class StoreWriter:
             if foreign := [n for n in others if not any(fnmatch(n, pattern) for pattern in beside)]:
                 raise InputError(f"{self.root}: expected an empty folder or a store of this run, found {foreign[:10]}")
             replace_file(manifest, dump_json(self._header))
+            self._began = True
         there = read_manifest(self.root)
         if differing := sorted(differences({k: there.get(k) for k in _IDENTITY}, {k: self._header[k] for k in _IDENTITY})):
             raise InputError(
@@ -258,6 +275,11 @@ class StoreWriter:
                 )
             if not bool(((labels >= 0) & (labels < len(self.classes))).all()):
                 raise ValueError(f"expected labels from 0 to {len(self.classes) - 1} in image {i}, got {labels}")
+
+
+def shard_claim(index: int) -> str:
+    """The name of the claim on a shard."""
+    return f"{index:06d}"
 
 
 def open_store(root: str | Path, *, verify: bool = False) -> Store:

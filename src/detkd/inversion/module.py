@@ -8,21 +8,20 @@ attempt (and of the first batches, where there is a warm start), so any number o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import lightning
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from detkd.boxes import clip_xyxy
 from detkd.detectors.folding import TappedDetector
 from detkd.detectors.protocol import Detector, Sampling
 from detkd.errors import InputError
 from detkd.inversion.augment import Augmentation
+from detkd.inversion.batch import Batch, Steps
 from detkd.inversion.batches import Batches, Finished, MemoryBatches
 from detkd.inversion.false_positives import FalsePositives
 from detkd.inversion.image import Image, ImageFactory
@@ -33,54 +32,6 @@ from detkd.inversion.warm_start import WarmStart
 from detkd.losses.composite import Composite
 from detkd.losses.step import Step
 from detkd.structures import Target
-
-
-@dataclass
-class Batch:
-    """The batch in work: where it stands, its images, and the best of them so far.
-
-    best: the images of lowest un-augmented loss since the targets last changed, (B, 3, H, W), and that loss (B,).
-    """
-
-    index: int
-    stages: Sequence[Stage]
-    attempt: int = 0
-    stage: int = 0
-    iteration: int = 0
-    targets: list[Target] = field(default_factory=list)
-    objects: list[int] = field(default_factory=list)
-    generator: torch.Generator | None = None
-    image: Image | None = None
-    optimizer: Optimizer | None = None
-    best: Tensor | None = None
-    best_loss: Tensor | None = None
-    candidates: list[Candidate] = field(default_factory=list)
-    trace: list[tuple[int, float, Tensor | None]] = field(default_factory=list)
-
-    def work(self) -> Work:
-        """The step that is next."""
-        return Work(self.index, self.attempt, self.stage, self.iteration)
-
-    def note(self, loss: Tensor | None) -> None:
-        """Put iterations done, mean objects an image and the loss into the trace."""
-        iterations = self.iteration + sum(stage.iterations for stage in self.stages[: self.stage])
-        self.trace.append((iterations, sum(len(t["labels"]) for t in self.targets) / len(self.targets), loss))
-
-
-class Steps(IterableDataset[int]):
-    """Numbers for Lightning's loop to count, until ``over``: what a step does is decided when it is taken.
-
-    Lightning fetches one number ahead, so the last step finds nothing to do.
-    """
-
-    def __init__(self, over: Callable[[], bool]) -> None:
-        self.over = over
-
-    def __iter__(self) -> Iterator[int]:
-        number = 0
-        while not self.over():
-            yield number
-            number += 1
 
 
 class InversionModule(lightning.LightningModule):
@@ -309,7 +260,7 @@ class InversionModule(lightning.LightningModule):
         if batch.best is None or batch.best_loss is None:
             batch.best, batch.best_loss = images.clone(), loss
             return
-        better = loss < batch.best_loss
+        better = (loss < batch.best_loss) | batch.best_loss.isnan()
         batch.best = torch.where(better[:, None, None, None], images, batch.best)
         batch.best_loss = torch.where(better, loss, batch.best_loss)
 
@@ -334,6 +285,8 @@ class InversionModule(lightning.LightningModule):
         if accepted < len(images) and batch.attempt < self.accept.attempts:
             return None
         chosen = choose(batch.candidates, len(images))
+        for candidate in chosen:
+            candidate.record["attempts"] = batch.attempt
         trace: dict[str, list[float | None]] = {
             "iterations": [float(iteration) for iteration, _, _ in batch.trace],
             "objects": [round(objects, 4) for _, objects, _ in batch.trace],

@@ -107,6 +107,7 @@ class Judge:
             for index, record in enumerate(records):
                 record["agreement"] = _mean(torch.cat([of_view[index] for of_view in found]))
         if self.verifier is not None:
+            self.verifier.to(device)
             assert self._labels is not None
             named: list[Target] = [{"boxes": t["boxes"], "labels": self._labels[t["labels"]]} for t in targets]
             for record, detection, target in zip(records, detections_of(self.verifier, shown), named):

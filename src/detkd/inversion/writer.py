@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import Tensor
 
-from detkd.data.store import StoreWriter
+from detkd.data.store import StoreWriter, shard_claim
 from detkd.inversion.batches import Finished
 from detkd.structures import Target
 
@@ -40,25 +41,28 @@ class StoreBatches:
     ) -> None:
         self.writer, self.n_batches, self.first = writer, n_batches, first
         self.turn, self.turns, self.written, self.wait = turn, max(1, turns), written, wait
+        writer.claims.take(f"run-{uuid.uuid4().hex}")  # here is somebody: the folder is not to be given up, nor swept
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._writing: Future[None] | None = None
 
     def claim(self) -> int | None:
         """A batch that is neither written nor being made; None when all are written. Raises what writing raised."""
         while True:
-            self._settle(wait=False)
+            self.settle(wait=False)
             missing = self.missing()
             if not missing:
-                self._settle()
+                self.settle()
                 return None
             bank = [i for i in missing if i < self.first]
             for index in self._in_turn(bank or missing):
-                if self.writer.claims.take(_name(index)):
+                if self.writer.claims.take(shard_claim(index)):
+                    self.settle(wait=False)  # or a batch that could not be written would be made once more
                     if index in self.writer.finished():  # by another, between the look and the claim
-                        self.writer.claims.release(_name(index))
+                        self.writer.claims.release(shard_claim(index))
                         continue
-                    for leftover in (self.writer.root / "shards").glob(f".{index:06d}.*.tmp"):
-                        shutil.rmtree(leftover, ignore_errors=True)
+                    if self.writer.claims.shared:
+                        for leftover in (self.writer.root / "shards").glob(f".{index:06d}.*.tmp"):
+                            shutil.rmtree(leftover, ignore_errors=True)
                     return index
             time.sleep(self.wait)
 
@@ -69,7 +73,7 @@ class StoreBatches:
 
     def deliver(self, finished: Finished) -> None:
         """Write a batch in the background, once the one before is written."""
-        self._settle()
+        self.settle()
         self._writing = self._thread.submit(self._write, finished)
 
     def read(self, index: int) -> tuple[Tensor, list[Target]]:
@@ -77,8 +81,14 @@ class StoreBatches:
         shard = self.writer.read_shard(index)
         return shard.images, shard.targets
 
+    def settle(self, wait: bool = True) -> None:
+        """Raise what went wrong in writing; with ``wait`` also let it end."""
+        if self._writing is not None and (wait or self._writing.done()):
+            writing, self._writing = self._writing, None
+            writing.result()
+
     def close(self) -> None:
-        """Wait for what is being written, and give all claims up."""
+        """Let what is being written end, and give all claims up; raises nothing: :meth:`settle` does."""
         self._thread.shutdown(wait=True)
         self.writer.claims.close()
 
@@ -86,20 +96,10 @@ class StoreBatches:
         try:
             self.writer.write_shard(finished.index, finished.images, finished.targets, finished.records, finished.trace)
         finally:
-            self.writer.claims.release(_name(finished.index))
+            self.writer.claims.release(shard_claim(finished.index))
         if self.written is not None:
             self.written(finished.index)
-
-    def _settle(self, wait: bool = True) -> None:
-        """Raise what went wrong in writing; with ``wait`` also let it end."""
-        if self._writing is not None and (wait or self._writing.done()):
-            writing, self._writing = self._writing, None
-            writing.result()
 
     def _in_turn(self, missing: Iterable[int]) -> list[int]:
         mine = [i for i in missing if i % self.turns == self.turn % self.turns]
         return mine + [i for i in missing if i % self.turns != self.turn % self.turns]
-
-
-def _name(index: int) -> str:
-    return f"{index:06d}"

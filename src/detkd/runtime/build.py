@@ -74,7 +74,7 @@ def build_inversion_loss(node: DictConfig, teacher: Detector) -> Composite:
     if node.get("bn_stats") is not None and not teacher.norms():
         print(
             f"note: {type(teacher).__name__} stores no statistics (it has no BatchNorm layers): loss term bn_stats is left out; "
-            "loss=[detection,tv,PRIOR] has a prior in its place",
+            "loss=[detection,tv,small_copy] has a prior in its place",
             file=sys.stderr,
             flush=True,
         )
@@ -127,6 +127,8 @@ def build_trainer(
     """
     node = cfg.trainer
     strategy = node.strategy
+    if independent:
+        check_independent(node)
     if independent and strategy == "auto" and several_processes(node.devices, node.num_nodes):
         strategy = IndependentDDP()
         # the module gives each process its batches; Lightning would split each share once more
@@ -144,6 +146,20 @@ def build_trainer(
         default_root_dir=str(folder),
         **settings,
     )
+
+
+def check_independent(node: DictConfig) -> None:
+    """Raise InputError for settings of the trainer that do not go with an inversion."""
+    if node.get("max_steps", -1) not in (-1, None):
+        raise InputError(
+            "trainer.max_steps: an inversion has no steps of Lightning's; set n_images, iterations or trainer.max_time"
+        )
+    if node.strategy != "auto":
+        raise InputError(
+            f"trainer.strategy: expected auto, since processes of an inversion share nothing, found {node.strategy!r}"
+        )
+    if str(node.get("precision", "32-true")) not in ("32", "32-true", "bf16-mixed", "16-mixed"):
+        raise InputError(f"trainer.precision: expected 32-true, bf16-mixed or 16-mixed, found {node.precision!r}")
 
 
 def several_processes(devices: Any, num_nodes: int) -> bool:

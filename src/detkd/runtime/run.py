@@ -54,7 +54,11 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             except (InputError, MisconfigurationException) as error:
                 fail(error)
             except MissingMandatoryValue as error:
-                fail(InputError(f"{error.full_key or error.key}: expected a value on the command line, like {error.full_key or error.key}=..."))
+                fail(
+                    InputError(
+                        f"{error.full_key or error.key}: expected a value on the command line, like {error.full_key or error.key}=..."
+                    )
+                )
             except OSError as error:
                 if error.errno not in NO_SPACE:
                     raise
@@ -141,6 +145,14 @@ def record(cfg: DictConfig, folder: Path) -> None:
     if getattr(rank_zero_only, "rank", 0):
         return
     write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
+
+
+def keep_log(folder: Path) -> None:
+    """Give the log of the run before another name, which the logger would overwrite: metrics.1.csv, ..."""
+    if getattr(rank_zero_only, "rank", 0) or not (folder / "metrics.csv").is_file():
+        return
+    number = next(n for n in itertools.count(1) if not (folder / f"metrics.{n}.csv").exists())
+    (folder / "metrics.csv").rename(folder / f"metrics.{number}.csv")
 
 
 def identity(config: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from detkd.data.store import Store, StoreWriter
 from detkd.detectors.checkpoint import fingerprint
 from detkd.detectors.protocol import Detector
 from detkd.disk import sha256_of
+from detkd.errors import InputError
 from detkd.evaluation.coco import ap50, detect_images
 from detkd.inversion.module import InversionModule
 from detkd.inversion.stage import Stage
@@ -37,7 +38,7 @@ TELL_EVERY = 30.0  # seconds between reports of how far a set is
 BESIDE = (
     "config.yaml",
     "results.json",
-    "metrics.csv",
+    "metrics*.csv",
     "hparams.yaml",
     "pictures",
     "wandb",
@@ -47,6 +48,7 @@ BESIDE = (
     "README.md",
     "gallery",
     "duplicates.json",
+    "multirun.yaml",
 )
 
 
@@ -59,10 +61,11 @@ def recipe(cfg: DictConfig, stages: Sequence[Stage], teacher: Detector, verifier
     resolved = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(resolved, dict)
     kept = {key: resolved[key] for key in RECIPE}
-    nodes = resolved["stages"][: len(stages)]
+    nodes = [node for node in resolved["stages"] if node is not None][: len(stages)]
     kept["stages"] = [
         node | {"resolution": list(stage.resolution), "iterations": stage.iterations} for node, stage in zip(nodes, stages)
     ]
+    kept["accept"] = {key: value for key, value in kept["accept"].items() if key != "rejected"}  # decided at the end
     if "annotations" in kept["layout"]:
         kept["layout"] = kept["layout"] | {"annotations": sha256_of(Path(kept["layout"]["annotations"]))}
     arguments = hashlib.sha256(json.dumps(teacher.arguments(), sort_keys=True).encode()).hexdigest()
@@ -137,11 +140,9 @@ def batches(
     def tell(index: int) -> None:
         if time.monotonic() - told[0] > TELL_EVERY:
             told[0] = time.monotonic()
-            print(f"{writer.root}: {reader.read().line()}", flush=True)
+            with suppress(InputError, OSError):
+                print(f"{writer.root}: {reader.read().line()}", flush=True)
 
-    if trainer.is_global_zero:
-        for index, damage in writer.repair().items():
-            print(f"shard {index} is damaged and is made again: {damage}", flush=True)
     bank = 0 if module.warm_start is None else min(module.warm_start.batches, module.n_batches)
     shared = StoreBatches(
         writer,
@@ -152,10 +153,17 @@ def batches(
         written=tell if trainer.is_global_zero else None,
     )
     try:
+        if trainer.is_global_zero:
+            for index, damage in writer.repair().items():
+                print(f"shard {index} is damaged and is made again: {damage}", flush=True)
         yield shared
-    except Exception:
-        shared.close()
-        writer.withdraw()
+        shared.settle()
+    except BaseException as error:
+        # Lightning ends the processes that it started with this one only on an interrupt
+        for process in getattr(trainer.strategy.launcher, "procs", None) or []:
+            process.terminate()
+        if isinstance(error, Exception):
+            writer.withdraw()
         raise
     finally:
         shared.close()

@@ -10,6 +10,7 @@ import torch
 from detkd.classes import label_map
 from detkd.detectors.protocol import Detector
 from detkd.evaluation.coco import ap50
+from detkd.inversion.batches import Finished
 from detkd.inversion.module import InversionModule, quantise
 from detkd.inversion.quality import detections_of
 from detkd.inversion.stage import Work
@@ -39,9 +40,14 @@ class VerifierCallback(lightning.Callback):
     ) -> None:
         work: Work | None = outputs["work"]
         assert isinstance(module, InversionModule)
-        if work is None or (work.iteration + 1) % self.every or module.batch is None or module.batch.image is None:
+        if work is None or (work.iteration + 1) % self.every:
             return
-        images, targets = module.current_images()
+        finished: Finished | None = outputs["finished"]
+        if finished is None:
+            shown, targets = module.current_images()
+            images = quantise(shown)
+        else:
+            images, targets = finished.images.to(module.device), finished.targets
         named: list[Target] = [{"boxes": t["boxes"].cpu(), "labels": self._labels[t["labels"].cpu()]} for t in targets]
-        scores = ap50(detections_of(self.verifier, quantise(images).float() / 255), named)
+        scores = ap50(detections_of(self.verifier, images.float() / 255), named)
         module.log("verifier/ap50", scores.value, prog_bar=True)

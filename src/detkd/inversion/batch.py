@@ -1,0 +1,64 @@
+"""A batch of images in work, and the steps that Lightning counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.data import IterableDataset
+
+from detkd.inversion.image import Image
+from detkd.inversion.quality import Candidate
+from detkd.inversion.stage import Stage, Work
+from detkd.structures import Target
+
+
+@dataclass
+class Batch:
+    """The batch in work: where it stands, its images, and the best of them so far.
+
+    best: the images of lowest un-augmented loss since the targets last changed, (B, 3, H, W), and that loss (B,).
+    """
+
+    index: int
+    stages: Sequence[Stage]
+    attempt: int = 0
+    stage: int = 0
+    iteration: int = 0
+    targets: list[Target] = field(default_factory=list)
+    objects: list[int] = field(default_factory=list)
+    generator: torch.Generator | None = None
+    image: Image | None = None
+    optimizer: Optimizer | None = None
+    best: Tensor | None = None
+    best_loss: Tensor | None = None
+    candidates: list[Candidate] = field(default_factory=list)
+    trace: list[tuple[int, float, Tensor | None]] = field(default_factory=list)
+
+    def work(self) -> Work:
+        """The step that is next."""
+        return Work(self.index, self.attempt, self.stage, self.iteration)
+
+    def note(self, loss: Tensor | None) -> None:
+        """Put iterations done, mean objects an image and the loss into the trace."""
+        iterations = self.iteration + sum(stage.iterations for stage in self.stages[: self.stage])
+        self.trace.append((iterations, sum(len(t["labels"]) for t in self.targets) / len(self.targets), loss))
+
+
+class Steps(IterableDataset[int]):
+    """Numbers for Lightning's loop to count, until ``over``: what a step does is decided when it is taken.
+
+    Lightning fetches one number ahead, so the last step finds nothing to do.
+    """
+
+    def __init__(self, over: Callable[[], bool]) -> None:
+        self.over = over
+
+    def __iter__(self) -> Iterator[int]:
+        number = 0
+        while not self.over():
+            yield number
+            number += 1
