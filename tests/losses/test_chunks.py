@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detkd.errors import InputError
 from detkd.losses import chunks
-from detkd.losses.chunks import check_per, extremes, rescaled_mean
+from detkd.losses.chunks import check_per, rescaled_mean
 
 
 def maps(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -42,13 +42,10 @@ def test_value_and_gradient_are_those_of_the_whole_whatever_the_chunks(per: Any,
     assert torch.autograd.gradcheck(lambda s: rescaled_mean(product, s, teacher, per), student)
 
 
-@pytest.mark.parametrize("per", ["level", "sample", "channel"])
-def test_extremes(per: Any) -> None:
-    both = maps((2, 3, 4, 5), 0)
-    low, high = extremes(both, per)
-    dims = {"level": (0, 1, 2, 3), "sample": (1, 2, 3), "channel": (2, 3)}[per]
-    torch.testing.assert_close(low.view(2, 3), both.amin(dims, keepdim=True).expand(2, 3, 1, 1).reshape(2, 3))
-    torch.testing.assert_close(high.view(2, 3), both.amax(dims, keepdim=True).expand(2, 3, 1, 1).reshape(2, 3))
+@pytest.mark.parametrize(("planes", "most", "chunk"), [(10, 4, 4), (9, 4, 3), (3, 100, 3), (5, 0, 1)])
+def test_chunks_are_of_nearly_one_size(planes: int, most: int, chunk: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(chunks, "CPU_CHUNK", 6 * most)
+    assert chunks.chunk_planes(torch.zeros(planes, 2, 3)) == chunk
 
 
 def test_no_gradient_is_asked_for_where_none_is_wanted() -> None:

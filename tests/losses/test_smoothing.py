@@ -43,11 +43,14 @@ def test_equals_a_window_cut_at_the_borders(height: int, width: int, size: int, 
     np.testing.assert_allclose(smooth.unbiased().numpy(), np.where(alone, 1, 1 / np.where(alone, 1, 1 - squares)), rtol=1e-9)
 
 
-@pytest.mark.parametrize(("height", "width"), [(5, 9), (130, 131)])
-def test_transposed_is_the_adjoint(height: int, width: int) -> None:
+@pytest.mark.parametrize(("height", "width"), [(5, 9), (130, 131), (49, 1)])
+def test_writing_is_the_same_and_transposed_the_adjoint(height: int, width: int) -> None:
     a, b = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     smooth = Smoothing(height, width, "gaussian", 11, 1.5, a)
-    torch.testing.assert_close((smooth(a) * b).sum(), (a * smooth.transposed(b)).sum())
+    scratch, out = torch.empty(2, 3, height, width, dtype=torch.float64)
+    torch.testing.assert_close(smooth.write(a, scratch, out), smooth(a))
+    product = (smooth(a) * b).sum()
+    torch.testing.assert_close((a * smooth.write(b, scratch, out, transposed=True)).sum(), product)
 
 
 def test_rows_sum_to_one() -> None:

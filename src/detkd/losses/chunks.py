@@ -15,8 +15,9 @@ Per = Literal["level", "sample", "channel"]
 # gradient to the student (which may be overwritten) or None. It must treat planes apart.
 Loss = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 # Elements a chunk: on a CPU its intermediate results stay in the cache; on other devices fewer and larger kernels count.
-CPU_CHUNK = 1 << 17
+CPU_CHUNK = 1 << 16
 DEVICE_CHUNK = 1 << 24
+_FLAT = 1e-6
 
 
 def check_per(term: str, per: str) -> None:
@@ -25,79 +26,99 @@ def check_per(term: str, per: str) -> None:
         raise InputError(f"loss.{term}.per: expected one of {', '.join(get_args(Per))}, got {per!r}")
 
 
-def extremes(maps: Tensor, per: Per) -> tuple[Tensor, Tensor]:
-    """Minimum and maximum of (B, C, H, W) maps, (B*C, 1, 1) each: of the whole ("level"), of each image, or of each channel of each image."""
-    planes = maps.shape[0] * maps.shape[1]
-    groups = {"level": 1, "sample": maps.shape[0], "channel": planes}[per]
-    lowest, highest = torch.aminmax(maps.reshape(groups, -1), dim=1)  # (groups,)
-    return tuple(v[:, None].expand(-1, planes // groups).reshape(-1, 1, 1) for v in (lowest, highest))  # type: ignore[return-value]
+def group_count(maps: Tensor, per: Per) -> int:
+    """In how many equal parts (B, C, H, W) maps fall that share extremes: the whole ("level"), images, or channels of images."""
+    return {"level": 1, "sample": maps.shape[0], "channel": maps.shape[0] * maps.shape[1]}[per]
 
 
 def rescaled_mean(loss: Loss, student: Tensor, teacher: Tensor, per: Per) -> Tensor:
     """The mean over elements of a loss of maps that are rescaled to [0, 1]: (x - min) / (max - min).
 
     Args:
-        student, teacher: (B, C, H, W), of one shape. per: what shares a minimum and a maximum, see :func:`extremes`. A part whose values
-            differ by less than 1e-6 becomes zeros, instead of noise drawn large.
+        student, teacher: (B, C, H, W), of one shape. per: what shares a minimum and a maximum, the whole map ("level"), an image of it ("sample"), or a
+            channel of an image ("channel"). A part whose values differ by less than 1e-6 becomes zeros, instead of noise drawn large.
 
     Returns:
-        scalar, with a gradient to the student alone, through minimum and maximum too. It is computed in the forward pass and kept in one map, so
-        the result is differentiable once.
+        scalar, with a gradient to the student alone, through minimum and maximum too (where several cells have it, through the first). It is
+        computed in the forward pass and kept in one map, so the result is differentiable once.
 
     Raises ValueError where the shapes differ.
     """
     if student.shape != teacher.shape:
         raise ValueError(f"expected maps of one shape, got {tuple(student.shape)} and {tuple(teacher.shape)}")
     wanted = torch.is_grad_enabled() and student.requires_grad
-    with torch.no_grad():
-        bounds = extremes(teacher, per)
     planes, others = (m.reshape(-1, *m.shape[-2:]) for m in (student, teacher.detach()))  # (B, C, H, W) -> (B*C, H, W)
-    total: Tensor = _Rescaled.apply(loss, wanted, planes, *extremes(student, per), others, *bounds)
+    total: Tensor = _Rescaled.apply(loss, wanted, group_count(student, per), planes, others)
     return total / student.numel()
 
 
 def chunk_planes(planes: Tensor) -> int:
-    """How many of (n, H, W) planes a chunk has."""
+    """How many of (n, H, W) planes a chunk has, so that chunks are of nearly one size."""
     budget = CPU_CHUNK if planes.device.type == "cpu" else DEVICE_CHUNK
-    return max(1, min(len(planes), budget // max(1, planes[0].numel())))
+    most = max(1, budget // max(1, planes[0].numel()))
+    return -(-len(planes) // -(-len(planes) // most))
+
+
+class _Extremes:
+    """Minimum and maximum of groups of planes, and the first plane of each group that has them.
+
+    Args:
+        planes: (n, H, W); groups: how many equal runs of them share extremes.
+    """
+
+    def __init__(self, planes: Tensor, groups: int) -> None:
+        flat = planes.flatten(1)
+        per_group = len(planes) // groups
+        first = torch.arange(groups, device=planes.device) * per_group
+        lowest, of_lowest = flat.amin(1).view(groups, per_group).min(1, keepdim=True)  # (groups, 1)
+        highest, of_highest = flat.amax(1).view(groups, per_group).max(1, keepdim=True)
+        self.plane_lowest, self.plane_highest = first + of_lowest[:, 0], first + of_highest[:, 0]
+        extent = highest - lowest
+        factor = torch.where(extent > _FLAT, 1 / extent.clamp(min=_FLAT), torch.zeros_like(extent))
+        self.lowest = lowest.expand(-1, per_group).reshape(-1, 1, 1)
+        self.factor = factor.expand(-1, per_group).reshape(-1, 1, 1)  # 1 / (highest - lowest)
+
+    def spread(self, gradient: Tensor, planes: Tensor, to_lowest: Tensor, to_highest: Tensor) -> None:
+        """Add to the gradient (n, H, W) what goes through the extremes, given by plane, (n,) each: to the first cell that has the extreme."""
+        flat, values = gradient.view(-1), planes.flatten(1)
+        groups, cells = len(self.plane_lowest), values.shape[1]
+        lowest = self.plane_lowest * cells + values[self.plane_lowest].argmin(1)
+        highest = self.plane_highest * cells + values[self.plane_highest].argmax(1)
+        flat.scatter_add_(0, lowest, to_lowest.view(groups, -1).sum(1))
+        flat.scatter_add_(0, highest, to_highest.view(groups, -1).sum(1))
 
 
 class _Rescaled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, loss: Loss, wanted: bool, *inputs: Tensor) -> Tensor:
-        student, lowest, highest, teacher, t_lowest, t_highest = inputs
-        factor, t_factor = _factor(lowest, highest), _factor(t_lowest, t_highest)
+    def forward(ctx: Any, loss: Loss, wanted: bool, groups: int, student: Tensor, teacher: Tensor) -> Tensor:
+        mine, theirs = _Extremes(student, groups), _Extremes(teacher, groups)
         gradient = torch.empty_like(student) if wanted else student.new_empty(0)
-        to_lowest, to_highest = torch.zeros_like(lowest), torch.zeros_like(highest)
+        to_lowest, to_highest = student.new_zeros(len(student)), student.new_zeros(len(student))
         total = student.new_zeros(())
         step = chunk_planes(student)
-        mine, theirs = (torch.empty_like(student[:step]) for _ in range(2))
+        both = student.new_empty(2, step, *student.shape[1:])
         for i in range(0, len(student), step):
             j = min(i + step, len(student))
-            x, y = mine[: j - i], theirs[: j - i]
-            torch.sub(student[i:j], lowest[i:j], out=x).mul_(factor[i:j])
-            torch.sub(teacher[i:j], t_lowest[i:j], out=y).mul_(t_factor[i:j])
+            x, y = both[:, : j - i]
+            factor = mine.factor[i:j]
+            torch.sub(student[i:j], mine.lowest[i:j], out=x).mul_(factor)
+            torch.sub(teacher[i:j], theirs.lowest[i:j], out=y).mul_(theirs.factor[i:j])
             value, to_x = loss(x, y, wanted)
             total += value
             if to_x is not None:
                 # x = (s - lowest) / (highest - lowest)
-                torch.mul(to_x, factor[i:j], out=gradient[i:j])
-                whole = gradient[i:j].sum((1, 2), keepdim=True)
-                to_highest[i:j] = -to_x.mul_(x).sum((1, 2), keepdim=True) * factor[i:j]
-                to_lowest[i:j] = -whole - to_highest[i:j]
-        flat = highest - lowest <= _FLAT
-        ctx.save_for_backward(gradient, to_lowest.masked_fill_(flat, 0), to_highest.masked_fill_(flat, 0))
+                torch.mul(to_x, factor, out=gradient[i:j])
+                through_both = gradient[i:j].sum((1, 2))
+                torch.sum(to_x.mul_(x), (1, 2), out=to_highest[i:j])
+                to_highest[i:j].mul_(factor[:, 0, 0]).neg_()
+                to_lowest[i:j] = -through_both - to_highest[i:j]
+        if wanted:
+            mine.spread(gradient, student, to_lowest, to_highest)
+        ctx.save_for_backward(gradient)
         return total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, factor: Tensor) -> Any:
-        return None, None, *(factor * gradient for gradient in ctx.saved_tensors), None, None, None
-
-
-_FLAT = 1e-6
-
-
-def _factor(lowest: Tensor, highest: Tensor) -> Tensor:
-    extent = highest - lowest
-    return torch.where(extent > _FLAT, 1 / extent.clamp(min=_FLAT), torch.zeros_like(extent))
+        (gradient,) = ctx.saved_tensors
+        return None, None, None, factor * gradient, None

@@ -12,8 +12,8 @@ from torch import Tensor
 from detkd.errors import InputError
 
 Window = Literal["gaussian", "uniform"]
-# Longer sides are multiplied in blocks of this many cells: a dense matrix would touch the whole side for each cell.
-_BLOCK = 64
+# Sides longer than _DENSE cells are multiplied in blocks: a dense matrix would touch the whole side for each cell.
+_DENSE, _BLOCK = 48, 20
 
 
 def check_window(term: str, window: str, size: int, sigma: float) -> None:
@@ -52,15 +52,32 @@ class Smoothing:
     def __init__(self, height: int, width: int, window: Window, size: int, sigma: float, like: Tensor) -> None:
         self.rows = window_matrix(height, window, size, sigma, like)
         self.columns = window_matrix(width, window, size, sigma, like)
-        self.reach = size // 2
+        reach = size // 2
+        self._row_blocks = [_blocks(rows, reach) for rows in (self.rows, self.rows.T)]
+        self._column_blocks = [
+            [(block, of_block, weights.T) for block, of_block, weights in _blocks(columns, reach)]
+            for columns in (self.columns, self.columns.T)
+        ]
 
     def __call__(self, maps: Tensor) -> Tensor:
         """(..., H, W) maps to weighted means around each cell, same shape. Differentiable."""
-        return _left(self.rows, _right(maps, self.columns, self.reach), self.reach)
+        return self.rows @ (maps @ self.columns.T)
 
-    def transposed(self, maps: Tensor) -> Tensor:
-        """The adjoint: a gradient to the means, (..., H, W), to the gradient to the maps, same shape."""
-        return _left(self.rows.T, _right(maps, self.columns.T, self.reach), self.reach)
+    def write(self, maps: Tensor, scratch: Tensor, out: Tensor, transposed: bool = False) -> Tensor:
+        """The same into ``out``, without a gradient and without touching new memory, which costs more than the products.
+
+        Args:
+            maps, scratch, out: contiguous, of one shape (..., H, W), three different ones.
+            transposed: the adjoint instead, a gradient to the means to the gradient to the maps.
+        """
+        height, width = maps.shape[-2:]
+        lines, half = maps.view(-1, width), scratch.view(-1, width)
+        for block, of_block, weights in self._column_blocks[transposed]:
+            torch.mm(lines[:, of_block], weights, out=half[:, block])
+        planes, done = scratch.view(-1, height, width), out.view(-1, height, width)
+        for block, of_block, weights in self._row_blocks[transposed]:
+            torch.bmm(weights.expand(len(planes), -1, -1), planes[:, of_block], out=done[:, block])
+        return out
 
     def unbiased(self) -> Tensor:
         """(H, W) factors 1 / (1 - sum w^2) that take the bias off a variance: n / (n - 1) for n equal weights; 1 where one cell is all."""
@@ -82,21 +99,12 @@ def exact_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _right(maps: Tensor, columns: Tensor, reach: int) -> Tensor:
-    cells = len(columns)
-    if cells <= 2 * _BLOCK:
-        return maps @ columns.T
-    return torch.cat([maps[..., a:b] @ columns[i:j, a:b].T for i, j, a, b in _blocks(cells, reach)], dim=-1)
-
-
-def _left(rows: Tensor, maps: Tensor, reach: int) -> Tensor:
-    cells = len(rows)
-    if cells <= 2 * _BLOCK:
-        return rows @ maps
-    return torch.cat([rows[i:j, a:b] @ maps[..., a:b, :] for i, j, a, b in _blocks(cells, reach)], dim=-2)
-
-
-def _blocks(cells: int, reach: int) -> list[tuple[int, int, int, int]]:
-    """(first, last) cells of each block, and of what it reads."""
-    ends = [(i, min(i + _BLOCK, cells)) for i in range(0, cells, _BLOCK)]
-    return [(i, j, max(0, i - reach), min(cells, j + reach)) for i, j in ends]
+def _blocks(weights: Tensor, reach: int) -> list[tuple[slice, slice, Tensor]]:
+    """Of each block: its cells, the cells that it reads, and its weights (cells, cells read)."""
+    cells = len(weights)
+    block = cells if cells <= _DENSE else _BLOCK
+    blocks = []
+    for i in range(0, cells, block):
+        own, read = slice(i, min(i + block, cells)), slice(max(0, i - reach), min(cells, i + block + reach))
+        blocks.append((own, read, weights[own, read].contiguous()))
+    return blocks

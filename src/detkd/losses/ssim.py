@@ -51,10 +51,10 @@ def ssim_loss(
         mine, theirs = full(student), full(teacher)
         smooth = Smoothing(mine.shape[-2], mine.shape[-1], window, size, sigma, mine)
         correction = smooth.unbiased() if unbiased else None
+        if alpha == beta == gamma == 1:
+            return rescaled_mean(_PlainLoss(smooth, correction), mine, theirs.to(mine), per)
 
         def loss(x: Tensor, y: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
-            if alpha == beta == gamma == 1:
-                return _plain_loss(x, y, smooth, correction, wanted)
             with torch.set_grad_enabled(wanted):
                 x = x.detach().requires_grad_(wanted)
                 value = ((1 - similarity(x, y, smooth, (alpha, beta, gamma), correction)) / 2).sum()
@@ -98,48 +98,50 @@ def _power(base: Tensor, exponent: float) -> Tensor:
     return base**exponent if float(exponent).is_integer() else base.clamp(min=_LEAST_VARIANCE) ** exponent
 
 
-def _plain_loss(
-    x: Tensor, y: Tensor, smooth: Smoothing, correction: Tensor | None, wanted: bool
-) -> tuple[Tensor, Tensor | None]:
-    """The sum of (1 - l c s) / 2 and its gradient to ``x``, with exponents 1: four windows, and three for the gradient.
+class _PlainLoss:
+    """The sum of (1 - l c s) / 2 and its gradient, with exponents 1: four windows, and three for the gradient.
 
     With a, b the means, p = E[x^2 + y^2], r = E[x y], k the correction, q = a^2 + b^2 and m = a b:
         l = (2 m + C1) / (q + C1),  z = c s = (2 k (r - m) + C2) / (k (p - q) + C2),  u = k l / (k (p - q) + C2)
         half the derivatives of l z:  to r: u;  to p: -u z / 2;  to a: z (b - a l) / (q + C1) + u (a z - b).
-    In place, since time goes into reading and writing memory.
+    All in memory that is taken once, since time goes into reading and writing it.
     """
-    stack = x.new_empty(4, *x.shape)
-    stack[0].copy_(x)
-    stack[1].copy_(y)
-    torch.mul(x, x, out=stack[2]).addcmul_(y, y)
-    torch.mul(x, y, out=stack[3])
-    a, b, p, r = smooth(stack).unbind()
-    q = torch.mul(a, a, out=stack[0]).addcmul_(b, b)
-    m = torch.mul(a, b, out=stack[1])
-    p.sub_(q)
-    r.sub_(m)
-    if correction is not None:
-        p.mul_(correction)
-        r.mul_(correction)
-    p.add_(C2)
-    z = r.mul_(2).add_(C2).div_(p)
-    q.add_(C1)
-    luminance = m.mul_(2).add_(C1).div_(q)
-    value = (x.numel() - torch.dot(luminance.view(-1), z.view(-1))) / 2
-    if not wanted:
-        return value, None
-    u = torch.div(luminance, p, out=p)
-    if correction is not None:
-        u.mul_(correction)
-    to = stack[1:]  # luminance sits in its first plane, which is written last
-    to[1].copy_(u)
-    torch.mul(u, z, out=to[2])
-    first = torch.addcmul(b, a, luminance, value=-1).mul_(z).div_(q)
-    first.addcmul_(a, to[2]).addcmul_(u, b, value=-1)
-    to[0].copy_(first)
-    to_mean, to_product, to_square = smooth.transposed(to).unbind()
-    # (1 - l z) / 2 falls where l z rises
-    return value, to_square.mul_(x).addcmul_(to_product, y, value=-1).sub_(to_mean)
+
+    def __init__(self, smooth: Smoothing, correction: Tensor | None) -> None:
+        self.smooth, self.correction = smooth, correction
+        self.memory: Tensor | None = None
+
+    def __call__(self, x: Tensor, y: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+        if self.memory is None or self.memory.shape[2:] != x.shape:
+            self.memory = x.new_empty(3, 4, *x.shape)
+        stack, scratch, means = self.memory
+        stack[0].copy_(x)
+        stack[1].copy_(y)
+        torch.mul(x, x, out=stack[2]).addcmul_(y, y)
+        torch.mul(x, y, out=stack[3])
+        a, b, p, r = self.smooth.write(stack, scratch, means)
+        q = torch.mul(a, a, out=stack[0]).addcmul_(b, b)
+        m = torch.mul(a, b, out=stack[1])
+        p.sub_(q)
+        r.sub_(m)
+        if self.correction is not None:
+            p.mul_(self.correction)
+            r.mul_(self.correction)
+        z = r.mul_(2).add_(C2).div_(p.add_(C2))
+        luminance = m.mul_(2).add_(C1).div_(q.add_(C1))
+        value = (x.numel() - torch.dot(luminance.view(-1), z.view(-1))) / 2
+        if not wanted:
+            return value, None
+        gradients = stack[1:]  # to a, r and p; luminance is in the place of the first
+        u = torch.div(luminance, p, out=gradients[1])
+        if self.correction is not None:
+            u.mul_(self.correction)
+        uz = torch.mul(u, z, out=gradients[2])
+        to_a = torch.addcmul(b, a, luminance, value=-1, out=gradients[0]).mul_(z).div_(q)
+        to_a.addcmul_(a, uz).addcmul_(u, b, value=-1)
+        to_mean, to_product, to_square = self.smooth.write(gradients, scratch[:3], means[:3], transposed=True)
+        # (1 - l z) / 2 falls where l z rises
+        return value, to_square.mul_(x).addcmul_(to_product, y, value=-1).sub_(to_mean)
 
 
 class SSIM(nn.Module):
