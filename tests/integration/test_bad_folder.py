@@ -63,7 +63,9 @@ def test_a_changed_command_on_the_same_folder_shows_the_keys_that_differ(
     command: Command, tiny: list[str], copied: Path, tmp_path: Path, files_of: Files
 ) -> None:
     before = files_of(copied)
-    message = command("invert", *tiny, "loss.tv.weight=3", "sampling=false_positives", "sampling.every=1", "out=set", cwd=tmp_path).error()
+    message = command(
+        "invert", *tiny, "loss.tv.weight=3", "sampling=false_positives", "sampling.every=1", "out=set", cwd=tmp_path
+    ).error()
     assert re.search(r"recipe\.loss\.tv\.weight: [0-9.]+ there, 3 here", message)
     assert "recipe.sampling" in message
     assert files_of(copied) == before

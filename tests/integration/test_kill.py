@@ -47,16 +47,18 @@ def set_of(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_file_operations(command: Command, tiny: list[str], tmp_path: Path, files_of: Files) -> None:
+def test_killed_at_thirty_file_operations(command: Command, tiny: list[str], tmp_path: Path, files_of: Files) -> None:
     more = [*tiny, "n_images=19", "batch_size=2", "iterations=2", "callbacks=invert", "callbacks.progress=null"]
     more += ["callbacks.pictures.every=1"]
     command("invert", *more, "out=whole", cwd=tmp_path).ok()
     draw, kills = random.Random(5), 0
     for attempt in range(200):
-        before = DEADLY.format(count=draw.randint(1, 24), after=draw.random() < 0.5) if kills < 24 else ""
+        # the first among the shards; the others anywhere, up to the card and the gallery of a set that is all but complete
+        most = 24 if kills < 20 else 150
+        before = DEADLY.format(count=draw.randint(1, most), after=draw.random() < 0.5) if kills < 30 else ""
         done = command("invert", *more, "out=killed", cwd=tmp_path, before=before)
         if done.status == 0:
-            if kills >= 20:
+            if kills >= 30:
                 break
             # finished too early: take a shard away, as if it had not been written
             shard = draw.choice(sorted((tmp_path / "killed" / "shards").iterdir()))
@@ -64,7 +66,7 @@ def test_killed_at_twenty_file_operations(command: Command, tiny: list[str], tmp
             continue
         assert done.status == -signal.SIGKILL, done.stdout + done.stderr
         kills += 1
-    assert kills >= 20
+    assert kills >= 30
     killed = set_of(files_of(tmp_path / "killed"))
     assert killed == set_of(files_of(tmp_path / "whole"))
     open_store(tmp_path / "killed", verify=True)

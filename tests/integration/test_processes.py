@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,3 +54,25 @@ def test_more_processes_than_batches(python: Command, tiny: list[str], images: P
     python("invert", *tiny, "batch_size=6", "trainer.devices=2", "out=two", cwd=tmp_path).ok()
     python("invert", *tiny, "batch_size=6", "out=one", cwd=tmp_path).ok()
     assert files_of(tmp_path / "one" / "shards") == files_of(tmp_path / "two" / "shards")
+
+
+@pytest.mark.slow
+def test_the_same_command_twice_at_once_shares_the_work(
+    command: Command, tiny: list[str], tmp_path: Path, files_of: Files
+) -> None:
+    more = [*tiny, "n_images=24", "batch_size=2", "iterations=30"]
+    arguments = [sys.executable, "-m", "detkd.invert", *more, "out=shared"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    runs = [
+        subprocess.Popen(
+            [*arguments, f"worker={i}"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for i in range(2)
+    ]
+    for run in runs:
+        output, _ = run.communicate(timeout=300)
+        assert run.returncode == 0, output.decode()
+    command("invert", *more, "out=alone", cwd=tmp_path).ok()
+    assert files_of(tmp_path / "shared" / "shards") == files_of(tmp_path / "alone" / "shards")
+    assert (tmp_path / "shared" / "manifest.json").read_bytes() == (tmp_path / "alone" / "manifest.json").read_bytes()
+    assert not (tmp_path / "shared" / ".claims").exists()
