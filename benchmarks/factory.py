@@ -30,8 +30,22 @@ BATCH = 8
 
 def run(processes: int, batches: int, iterations: int, folder: Path) -> dict[str, Any]:
     """Fill one set, watching from outside."""
-    command = [sys.executable, "-m", "detkd.invert", f"n_images={BATCH * batches}", f"batch_size={BATCH}", f"iterations={iterations}"]
-    command += ["seed=5", f"trainer.devices={processes}", "trainer.accelerator=cpu", "callbacks=none", "logger=none", f"out={folder}"]
+    command = [
+        sys.executable,
+        "-m",
+        "detkd.invert",
+        f"n_images={BATCH * batches}",
+        f"batch_size={BATCH}",
+        f"iterations={iterations}",
+    ]
+    command += [
+        "seed=5",
+        f"trainer.devices={processes}",
+        "trainer.accelerator=cpu",
+        "callbacks=none",
+        "logger=none",
+        f"out={folder}",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     memory: dict[int, list[int]] = {}
