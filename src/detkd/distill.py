@@ -39,7 +39,8 @@ def main(cfg: DictConfig) -> dict[str, object]:
     module.setup("fit")
     # only now, when every part is known to fit, is the folder touched
     claim(cfg, folder)
-    trainer = build.build_trainer(cfg, [], folder)
+    # only a detector's own loss is known to reach all of it
+    trainer = build.build_trainer(cfg, [], folder, partial="detection" not in cfg.loss)
     trainer.fit(module, datamodule)
     result = module.final_student("last" if cfg.select == "last" else "holdout")
     results: dict[str, object] = {}

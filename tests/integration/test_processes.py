@@ -43,6 +43,15 @@ def test_a_distillation_in_two_processes(python: Command, tiny_distill: list[str
 
 
 @pytest.mark.slow
+def test_a_loss_that_does_not_reach_the_heads_in_two_processes(
+    python: Command, tiny_distill: list[str], images: Path, tmp_path: Path
+) -> None:
+    features = ["loss=[feature_l2]", "trainer.devices=2", f"data.root={images}"]
+    python("distill", *tiny_distill, *features, "out=run", cwd=tmp_path).ok()
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["steps"] == 4
+
+
+@pytest.mark.slow
 def test_a_mistake_in_two_processes_ends_both_with_one_message(python: Command, tiny: list[str], tmp_path: Path) -> None:
     message = python("invert", *tiny, "trainer.devices=2", "loss.bn_stats.form=l3", "out=out", cwd=tmp_path).error()
     assert "bn_stats.form" in message

@@ -174,3 +174,11 @@ def test_setup_leaves_detectors_alone_and_says_what_is_missing() -> None:
         SGFI(per_image=0)
     with pytest.raises(InputError, match=r"loss.sgfi.iou"):
         SGFI(iou=2.0)
+
+
+def test_levels_are_weighed_in_float32_under_autocast() -> None:
+    student, teacher = torch.randn(3, 2, 256), torch.randn(3, 256)
+    with torch.autocast("cpu", torch.bfloat16):
+        weights = level_weights(student, teacher, torch.tensor(1.0))
+    assert weights.dtype == torch.float32
+    torch.testing.assert_close(weights, level_weights(student, teacher, torch.tensor(1.0)))

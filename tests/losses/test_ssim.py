@@ -211,3 +211,13 @@ def test_term_sums_over_levels_and_takes_any_width(tiny_detector: Any, width: in
     assert low.item() == pytest.approx(values["ssim"].item(), rel=0.1)
     values["ssim"].backward()
     assert all(p.grad is not None for p in term.parameters())
+
+
+def test_one_channels_last_map_has_the_gradient_of_a_plain_one() -> None:
+    maps, teacher = torch.rand(1, 4, 12, 9), torch.rand(1, 4, 12, 9)
+    gradients = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        student = maps.clone(memory_format=layout).requires_grad_()
+        ssim_loss(student, teacher).backward()
+        gradients.append(student.grad)
+    torch.testing.assert_close(*gradients)

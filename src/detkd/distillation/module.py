@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from detkd.data.augment import Augmentation
 from detkd.data.datamodule import Batch
-from detkd.detectors.protocol import Detector
+from detkd.detectors.protocol import Detector, Sampling
 from detkd.distillation.ema import EMA
 from detkd.distillation.optimizer import parameter_groups
 from detkd.distillation.schedule import warmup_cosine
@@ -137,6 +137,7 @@ class DistillationModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted loss; every part is logged as "train/<part>"."""
         images, targets = self._images(batch), self._real_targets(batch)
+        self._reseed(self.student, *self._place(batch_idx))
         if self.augmentation is not None:
             with torch.no_grad():
                 images, targets = self.augmentation(images, targets, self._generator(batch_idx))
@@ -179,6 +180,7 @@ class DistillationModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss of the average, or of the student where there is none, on held-out images."""
         images = self._images(batch)
+        self._reseed(self._final(), "validation", batch_idx)  # so that looks at equal weights give equal losses
         total, _ = self.loss(self._step(images, self._real_targets(batch), self._final()))
         self.log("val/loss", total, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
 
@@ -243,11 +245,18 @@ class DistillationModule(pl.LightningModule):
             raise InputError("labels=real: expected annotations in the data set, found none; use labels=teacher or labels=none")
         return list(batch.targets)
 
+    def _place(self, batch_idx: int) -> tuple[int, ...]:
+        # the place within an accumulation makes its batches differ
+        return self.seed, self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank
+
     def _generator(self, batch_idx: int) -> torch.Generator:
-        # on the CPU, so that every device draws the same; the place within an accumulation makes its batches differ
-        place = (self.seed, self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)
-        digest = hashlib.sha256(repr(place).encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        # on the CPU, so that every device draws the same
+        return torch.Generator().manual_seed(_seed_of(*self._place(batch_idx)))
+
+    def _reseed(self, detector: Detector, *place: int | str) -> None:
+        """Let a detector that draws samples for its loss draw by the place in the run, so that a resumed run draws the same."""
+        if isinstance(detector, Sampling):
+            detector.reseed(_seed_of("sampling", *place))
 
     def _needs_teacher(self) -> bool:
         # a term that does not say is taken to need it
@@ -268,6 +277,11 @@ class DistillationModule(pl.LightningModule):
             student=student,
             student_prediction=student(images),
         )
+
+
+def _seed_of(*place: int | str) -> int:
+    digest = hashlib.sha256(repr(place).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
 
 
 def _check_teacher_can_label(student: Detector, teacher: Detector | None) -> None:

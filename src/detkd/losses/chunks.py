@@ -47,7 +47,8 @@ def rescaled_mean(loss: Loss, student: Tensor, teacher: Tensor, per: Per) -> Ten
     if student.shape != teacher.shape:
         raise ValueError(f"expected maps of one shape, got {tuple(student.shape)} and {tuple(teacher.shape)}")
     wanted = torch.is_grad_enabled() and student.requires_grad
-    planes, others = (m.reshape(-1, *m.shape[-2:]) for m in (student, teacher.detach()))  # (B, C, H, W) -> (B*C, H, W)
+    # contiguous: of a channels_last map of one image, reshape gives a view in another order
+    planes, others = (m.reshape(-1, *m.shape[-2:]).contiguous() for m in (student, teacher.detach()))  # (B*C, H, W)
     total: Tensor = _Rescaled.apply(loss, wanted, group_count(student, per), planes, others)
     return total / student.numel()
 

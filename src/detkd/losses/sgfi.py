@@ -23,7 +23,8 @@ _POOLED, _SAMPLES = 7, 2  # of RoIAlign, as torchvision's
 
 def level_weights(student_keys: Tensor, teacher_keys: Tensor, temperature: Tensor) -> Tensor:
     """softmax over levels of <student key, teacher key> / temperature: (R, L, K) and (R, K) to (R, L)."""
-    return (torch.einsum("rlk,rk->rl", student_keys, teacher_keys) / temperature).softmax(1)
+    with torch.autocast(student_keys.device.type, enabled=False):
+        return (torch.einsum("rlk,rk->rl", full(student_keys), full(teacher_keys)) / full(temperature)).softmax(1)
 
 
 def sgfi_loss(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:

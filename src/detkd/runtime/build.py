@@ -119,11 +119,17 @@ def _build_stage(node: DictConfig, resolution: Any, iterations: int | None) -> S
 
 
 def build_trainer(
-    cfg: DictConfig, callbacks: Iterable[lightning.Callback], folder: Path, independent: bool = False, **settings: Any
+    cfg: DictConfig,
+    callbacks: Iterable[lightning.Callback],
+    folder: Path,
+    independent: bool = False,
+    partial: bool = False,
+    **settings: Any,
 ) -> lightning.Trainer:
     """Lightning's Trainer.
 
     independent: several processes work side by side and share nothing (inversion); else ``strategy: auto`` means DDP.
+    partial: the loss may leave parameters without a gradient, which plain DDP takes for a mistake.
     """
     node = cfg.trainer
     strategy = node.strategy
@@ -133,6 +139,8 @@ def build_trainer(
         strategy = IndependentDDP()
         # the module gives each process its batches; Lightning would split each share once more
         settings["use_distributed_sampler"] = False
+    if partial and strategy == "auto" and several_processes(node.devices, node.num_nodes):
+        strategy = "ddp_find_unused_parameters_true"
     loggers: list[Logger] = [instantiate(cfg.logger)] if cfg.get("logger") else []
     watchers = [*build_list(cfg.get("callbacks")), *callbacks]
     if "enable_progress_bar" not in node:
