@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint type bench clean
+.PHONY: help demo test test-slow test-ultralytics lint type bench clean
 
 help:  ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,13 +20,21 @@ demo: $(READY)  ## Invert the built-in detector, distill a student on the images
 	$(BIN)/python -m detkd.demo
 
 # One thread: the tests' tensors are small, and two threads on two busy cores wait for each other.
-test test-slow: export OMP_NUM_THREADS = 1
+test test-slow test-ultralytics: export OMP_NUM_THREADS = 1
 
 test: $(READY)  ## Run the tests (minutes on two cores)
 	$(BIN)/python -m pytest
 
 test-slow: $(READY)  ## Run the slow tests
 	$(BIN)/python -m pytest -m slow
+
+# An environment of its own on top of .venv: the package is AGPL-3.0 and brings much that detkd does not need.
+test-ultralytics: $(READY)  ## Run the tests of the ultralytics adapter, with the package
+	$(PYTHON) -m venv .venv-ultralytics
+	$(BIN)/python -c "import sysconfig, pathlib; print(sysconfig.get_paths()['purelib'], pathlib.Path('src').resolve(), sep='\n')" \
+		> $$(.venv-ultralytics/bin/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")/detkd.pth
+	.venv-ultralytics/bin/pip install --quiet --no-deps 'ultralytics-opencv-headless>=8.3.242,<8.5' opencv-python-headless
+	.venv-ultralytics/bin/python -m pytest tests/detectors tests/test_catalogue.py -k 'ultralytics or yolov8n or yolo11n'
 
 lint: $(READY)  ## Check style
 	$(BIN)/ruff check .
@@ -39,5 +47,5 @@ bench: $(READY)  ## Measure the cost of a step: benchmarks/latest.json
 	$(BIN)/python benchmarks/bench.py
 
 clean:  ## Remove the environment, caches and build outputs (not runs/)
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-ultralytics build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
