@@ -58,7 +58,7 @@ def test_is_the_formula_on_the_maps_after_phi(pair: tuple[Any, Any]) -> None:
     names, strides = ("p3", "p4", "p5", "p6", "p7"), [8, 16, 32, 64, 128]
     assert one.student_prediction is not None
     assert one.teacher_prediction is not None
-    phi = dict(term.imitation.connectors.maps.items())
+    phi = dict(term.connectors.maps.items())
     assert all(tuple(phi[n].weight.shape) == (16, 24, 3, 3) for n in names)
     assert all(0 < phi[n].weight.abs().max() < 0.01 for n in names)
     mine = [phi[n](one.student_prediction.features[n]) for n in names]
@@ -73,8 +73,8 @@ def test_backbone_has_the_two_last_stages(pair: tuple[Any, Any]) -> None:
     term, one = ready(DeFeatBackbone(2.0, 5.0), pair), step(pair, targets())
     assert one.student_prediction is not None
     assert one.teacher_prediction is not None
-    assert set(term.imitation.connectors.maps) == {"c4", "c5"}
-    mine = [term.imitation.connectors.maps[n](one.student_prediction.features[n]) for n in ("c4", "c5")]
+    assert set(term.connectors.maps) == {"c4", "c5"}
+    mine = [term.connectors.maps[n](one.student_prediction.features[n]) for n in ("c4", "c5")]
     theirs = [one.teacher_prediction.features[n] for n in ("c4", "c5")]
     masks = object_masks(targets(), [(4, 4), (2, 2)], [16, 32])
     objects, background = decoupled_l2(mine, theirs, masks)
@@ -90,7 +90,7 @@ def test_a_weight_of_zero_leaves_its_part_out(pair: tuple[Any, Any], family: Any
 
 def test_not_decoupled_with_equal_weights_is_plain_imitation(pair: tuple[Any, Any]) -> None:
     term, one = ready(DeFeatNeck(2.0, 2.0, decoupled=False), pair), step(pair, targets())
-    plain = over_levels(term.imitation.connectors(one), lambda s, t: (s - t).square().mean()) / 5
+    plain = over_levels(term.connectors(one), lambda s, t: (s - t).square().mean()) / 5
     torch.testing.assert_close(sum(term(one).values()), plain)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
-from detkd.losses.connectors import Connectors, full, over_levels
-from detkd.losses.step import Step
+from detkd.losses.connectors import full
+from detkd.losses.neck import NeckTerm
 
 
 def cwd_loss(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
@@ -28,7 +27,7 @@ def cwd_loss(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
     return tau**2 * F.kl_div(mine, theirs, reduction="sum", log_target=True) / (student.shape[0] * student.shape[1])
 
 
-class CWD(nn.Module):
+class CWD(NeckTerm):
     """The student's channels look where the teacher's look; see :func:`cwd_loss`, summed over levels.
 
     Args:
@@ -37,20 +36,13 @@ class CWD(nn.Module):
     pools_batch: False; needs_teacher: True. Channels that differ go through a 1x1 convolution. Raises InputError unless tau > 0.
     """
 
-    pools_batch = False
-    needs_teacher = True
+    name = "cwd"
 
     def __init__(self, tau: float = 1.0, levels: Sequence[str] | None = None) -> None:
-        super().__init__()
+        super().__init__(levels)
         if not tau > 0:
             raise InputError(f"loss.cwd.tau: expected a positive temperature, got {tau}")
         self.tau = float(tau)
-        self.connectors = Connectors(levels=levels)
 
-    def setup(self, student: Detector | None, teacher: Detector | None) -> None:
-        """Pair the levels and build the connectors. Raises InputError where levels do not match."""
-        self.connectors.setup(student, teacher, "cwd")
-
-    def forward(self, step: Step) -> dict[str, Tensor]:
-        """One part, "cwd": float32 scalar."""
-        return {"cwd": over_levels(self.connectors(step), lambda s, t: cwd_loss(s, t, self.tau))}
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return cwd_loss(student, teacher, self.tau)

@@ -45,8 +45,11 @@ def decoupled_l2(
 class DecoupledImitation(nn.Module):
     """What defeat_neck and defeat_backbone share: connectors phi, masks, weights. Arguments as of those terms.
 
-    levels: names of maps, None for the whole neck.
+    name: of the term. levels: names of maps, None for the whole neck.
     """
+
+    pools_batch = False
+    needs_teacher = True
 
     def __init__(
         self,
@@ -56,26 +59,26 @@ class DecoupledImitation(nn.Module):
         score_threshold: float,
         box_side: float,
         levels: Sequence[str] | None,
-        term: str,
+        name: str,
     ) -> None:
         super().__init__()
         if object_weight < 0 or background_weight < 0 or object_weight == background_weight == 0:
             raise InputError(
-                f"loss.{term}: expected object_weight and background_weight >= 0, one of them positive, "
+                f"loss.{name}: expected object_weight and background_weight >= 0, one of them positive, "
                 f"got {object_weight} and {background_weight}"
             )
         if not box_side > 0:
-            raise InputError(f"loss.{term}.box_side: expected a positive number of pixels, got {box_side}")
+            raise InputError(f"loss.{name}.box_side: expected a positive number of pixels, got {box_side}")
         self.object_weight, self.background_weight, self.decoupled = object_weight, background_weight, decoupled
-        self.score_threshold, self.box_side, self.term = score_threshold, box_side, term
+        self.score_threshold, self.box_side, self.name = score_threshold, box_side, name
         self.connectors = Connectors("3x3", "near_zero", levels)
 
     def setup(self, student: Detector | None, teacher: Detector | None) -> None:
         """Build phi, a 3x3 convolution a level. Raises InputError where levels do not match or a detector is missing."""
-        self.connectors.setup(student, teacher, self.term)
+        self.connectors.setup(student, teacher, self.name)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """{object, background}: weighted, float32; a part of weight 0 is left out."""
+        """{object, background}: float32 scalars times their weights, mean over levels; a part of weight 0 is left out."""
         assert step.teacher_prediction is not None
         pairs = self.connectors(step)
         names = [level.teacher for level in self.connectors.levels]

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
-
-from detkd.detectors.protocol import Detector
 from detkd.losses.decoupled import DecoupledImitation
-from detkd.losses.step import Step
 
 
-class DeFeatNeck(nn.Module):
+class DeFeatNeck(DecoupledImitation):
     """The student's neck maps repeat the teacher's, object cells and background cells each with a weight of their own.
 
     See :func:`~detkd.losses.decoupled.decoupled_l2` and :func:`~detkd.losses.regions.object_masks`. The student's maps first go through phi, a
@@ -28,9 +24,6 @@ class DeFeatNeck(nn.Module):
     pools_batch: False, though the regions of a batch are counted together; needs_teacher: True. Raises InputError on negative weights.
     """
 
-    pools_batch = False
-    needs_teacher = True
-
     def __init__(
         self,
         object_weight: float = 4.0,
@@ -40,16 +33,4 @@ class DeFeatNeck(nn.Module):
         box_side: float = 56.0,
         levels: Sequence[str] | None = None,
     ) -> None:
-        super().__init__()
-        self.imitation = DecoupledImitation(
-            object_weight, background_weight, decoupled, score_threshold, box_side, levels, "defeat_neck"
-        )
-
-    def setup(self, student: Detector | None, teacher: Detector | None) -> None:
-        """Build phi. Raises InputError where levels do not match or a detector is missing."""
-        self.imitation.setup(student, teacher)
-
-    def forward(self, step: Step) -> dict[str, Tensor]:
-        """{object, background}: float32 scalars times their weights, mean over levels; a part of weight 0 is left out."""
-        parts: dict[str, Tensor] = self.imitation(step)
-        return parts
+        super().__init__(object_weight, background_weight, decoupled, score_threshold, box_side, levels, "defeat_neck")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from torch import Tensor
 
-from torch import Tensor, nn
-
-from detkd.detectors.protocol import Detector
-from detkd.losses.connectors import Connectors, full, over_levels
-from detkd.losses.step import Step
+from detkd.losses.connectors import full
+from detkd.losses.neck import NeckTerm
 
 
 def feature_l1_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -25,7 +22,7 @@ def feature_l1_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (full(student) - full(teacher.detach())).abs().mean()
 
 
-class FeatureL1(nn.Module):
+class FeatureL1(NeckTerm):
     """The student's neck maps are the teacher's; see :func:`feature_l1_loss`, summed over levels.
 
     Args:
@@ -34,17 +31,7 @@ class FeatureL1(nn.Module):
     pools_batch: False; needs_teacher: True. Channels that differ go through a 1x1 convolution.
     """
 
-    pools_batch = False
-    needs_teacher = True
+    name = "feature_l1"
 
-    def __init__(self, levels: Sequence[str] | None = None) -> None:
-        super().__init__()
-        self.connectors = Connectors(levels=levels)
-
-    def setup(self, student: Detector | None, teacher: Detector | None) -> None:
-        """Pair the levels and build the connectors. Raises InputError where levels do not match."""
-        self.connectors.setup(student, teacher, "feature_l1")
-
-    def forward(self, step: Step) -> dict[str, Tensor]:
-        """One part, "feature_l1": float32 scalar."""
-        return {"feature_l1": over_levels(self.connectors(step), feature_l1_loss)}
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return feature_l1_loss(student, teacher)

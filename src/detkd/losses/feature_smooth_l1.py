@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
-from detkd.losses.connectors import Connectors, full, over_levels
-from detkd.losses.step import Step
+from detkd.losses.connectors import full
+from detkd.losses.neck import NeckTerm
 
 
 def feature_smooth_l1_loss(student: Tensor, teacher: Tensor, delta: float = 1.0) -> Tensor:
@@ -27,7 +26,7 @@ def feature_smooth_l1_loss(student: Tensor, teacher: Tensor, delta: float = 1.0)
     return F.smooth_l1_loss(full(student), full(teacher.detach()), beta=delta)
 
 
-class FeatureSmoothL1(nn.Module):
+class FeatureSmoothL1(NeckTerm):
     """The student's neck maps are the teacher's; see :func:`feature_smooth_l1_loss`, summed over levels.
 
     Args:
@@ -36,21 +35,13 @@ class FeatureSmoothL1(nn.Module):
     pools_batch: False; needs_teacher: True. Channels that differ go through a 1x1 convolution. Raises InputError unless delta > 0.
     """
 
-    pools_batch = False
-    needs_teacher = True
+    name = "feature_smooth_l1"
 
     def __init__(self, delta: float = 1.0, levels: Sequence[str] | None = None) -> None:
-        super().__init__()
+        super().__init__(levels)
         if not delta > 0:
             raise InputError(f"loss.feature_smooth_l1.delta: expected a positive number, got {delta}")
         self.delta = float(delta)
-        self.connectors = Connectors(levels=levels)
 
-    def setup(self, student: Detector | None, teacher: Detector | None) -> None:
-        """Pair the levels and build the connectors. Raises InputError where levels do not match."""
-        self.connectors.setup(student, teacher, "feature_smooth_l1")
-
-    def forward(self, step: Step) -> dict[str, Tensor]:
-        """One part, "feature_smooth_l1": float32 scalar."""
-        pairs = self.connectors(step)
-        return {"feature_smooth_l1": over_levels(pairs, lambda s, t: feature_smooth_l1_loss(s, t, self.delta))}
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return feature_smooth_l1_loss(student, teacher, self.delta)

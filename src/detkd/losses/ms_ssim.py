@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.losses.chunks import Per, check_per, rescaled_mean
-from detkd.losses.connectors import Connectors, full, over_levels
+from detkd.losses.connectors import full
+from detkd.losses.neck import NeckTerm
 from detkd.losses.smoothing import Smoothing, Window, check_window, exact_products
 from detkd.losses.ssim import similarity
-from detkd.losses.step import Step
 
 SIZES = (3, 5, 7, 9, 11)
 # sigma of a Gaussian over the size of its window: that of SSIM, 1.5 at 11
@@ -55,7 +54,7 @@ def ms_ssim_loss(
         return rescaled_mean(loss, mine, theirs.to(mine), per)
 
 
-class MSSSIM(nn.Module):
+class MSSSIM(NeckTerm):
     """The student's neck maps have the teacher's local statistics under several windows; see :func:`ms_ssim_loss`, summed over levels.
 
     Args:
@@ -65,7 +64,7 @@ class MSSSIM(nn.Module):
     Raises InputError for options out of range.
     """
 
-    needs_teacher = True
+    name = "ms_ssim"
 
     def __init__(
         self,
@@ -74,20 +73,13 @@ class MSSSIM(nn.Module):
         sizes: Sequence[int] = SIZES,
         levels: Sequence[str] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(levels)
         check_sizes("ms_ssim", per, window, sizes)
         self.pools_batch = per == "level"
         self.per, self.window, self.sizes = per, window, tuple(sizes)
-        self.connectors = Connectors(levels=levels)
 
-    def setup(self, student: Detector | None, teacher: Detector | None) -> None:
-        """Pair the levels and build the connectors. Raises InputError where levels do not match."""
-        self.connectors.setup(student, teacher, "ms_ssim")
-
-    def forward(self, step: Step) -> dict[str, Tensor]:
-        """One part, "ms_ssim": float32 scalar."""
-        pairs = self.connectors(step)
-        return {"ms_ssim": over_levels(pairs, lambda s, t: ms_ssim_loss(s, t, self.per, self.window, self.sizes))}
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return ms_ssim_loss(student, teacher, self.per, self.window, self.sizes)
 
 
 def check_sizes(term: str, per: str, window: str, sizes: Sequence[int]) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from detkd.detectors.protocol import Detector
-from detkd.losses.connectors import Connectors, full, over_levels
-from detkd.losses.step import Step
+from detkd.losses.connectors import full
+from detkd.losses.neck import NeckTerm
 
 _EPS = 1e-6
 
@@ -36,7 +33,7 @@ def _standardised(maps: Tensor) -> Tensor:
     return (maps - mean) * (variance + _EPS).rsqrt()
 
 
-class PKD(nn.Module):
+class PKD(NeckTerm):
     """The student's neck maps rise and fall with the teacher's, channel by channel; see :func:`pkd_loss`, summed over levels.
 
     Args:
@@ -45,17 +42,8 @@ class PKD(nn.Module):
     pools_batch: True, statistics are of the batch (and of one process); needs_teacher: True. Channels that differ go through a 1x1 convolution.
     """
 
+    name = "pkd"
     pools_batch = True
-    needs_teacher = True
 
-    def __init__(self, levels: Sequence[str] | None = None) -> None:
-        super().__init__()
-        self.connectors = Connectors(levels=levels)
-
-    def setup(self, student: Detector | None, teacher: Detector | None) -> None:
-        """Pair the levels and build the connectors. Raises InputError where levels do not match."""
-        self.connectors.setup(student, teacher, "pkd")
-
-    def forward(self, step: Step) -> dict[str, Tensor]:
-        """One part, "pkd": float32 scalar."""
-        return {"pkd": over_levels(self.connectors(step), pkd_loss)}
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return pkd_loss(student, teacher)

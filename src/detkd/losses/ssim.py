@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.losses.chunks import Per, check_per, rescaled_mean
-from detkd.losses.connectors import Connectors, full, over_levels
+from detkd.losses.connectors import full
+from detkd.losses.neck import NeckTerm
 from detkd.losses.smoothing import Smoothing, Window, check_window, exact_products
-from detkd.losses.step import Step
 
 C1, C2 = 0.01**2, 0.03**2
 C3 = C2 / 2
@@ -144,7 +144,7 @@ class _PlainLoss:
         return value, to_square.mul_(x).addcmul_(to_product, y, value=-1).sub_(to_mean)
 
 
-class SSIM(nn.Module):
+class SSIM(NeckTerm):
     """The student's neck maps have the local statistics of the teacher's; see :func:`ssim_loss`, summed over levels.
 
     Args:
@@ -154,7 +154,7 @@ class SSIM(nn.Module):
     Raises InputError for options out of range.
     """
 
-    needs_teacher = True
+    name = "ssim"
 
     def __init__(
         self,
@@ -168,35 +168,24 @@ class SSIM(nn.Module):
         unbiased: bool = False,
         levels: Sequence[str] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(levels)
         check_per("ssim", per)
         check_window("ssim", window, size, sigma)
         exponents = {"alpha": alpha, "beta": beta, "gamma": gamma}
         if min(exponents.values()) < 0 or not any(exponents.values()):
             raise InputError(f"loss.ssim: expected exponents >= 0, one of them more, got {exponents}")
         self.pools_batch = per == "level"
-        self.per, self.window, self.size, self.sigma = per, window, size, float(sigma)
-        self.alpha, self.beta, self.gamma, self.unbiased = float(alpha), float(beta), float(gamma), unbiased
-        self.connectors = Connectors(levels=levels)
-
-    def setup(self, student: Detector | None, teacher: Detector | None) -> None:
-        """Pair the levels and build the connectors. Raises InputError where levels do not match."""
-        self.connectors.setup(student, teacher, "ssim")
-
-    def forward(self, step: Step) -> dict[str, Tensor]:
-        """One part, "ssim": float32 scalar."""
-        return {"ssim": over_levels(self.connectors(step), self._loss)}
-
-    def _loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return ssim_loss(
-            student,
-            teacher,
-            per=self.per,
-            window=self.window,
-            size=self.size,
-            sigma=self.sigma,
-            alpha=self.alpha,
-            beta=self.beta,
-            gamma=self.gamma,
-            unbiased=self.unbiased,
+        self.compare_maps = partial(
+            ssim_loss,
+            per=per,
+            window=window,
+            size=size,
+            sigma=float(sigma),
+            alpha=float(alpha),
+            beta=float(beta),
+            gamma=float(gamma),
+            unbiased=unbiased,
         )
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return self.compare_maps(student, teacher)
