@@ -96,6 +96,23 @@ def test_every_level_has_the_boxs_own_among_it() -> None:
     torch.testing.assert_close(own, every[torch.arange(3), torch.tensor([0, 0, 2])])
 
 
+def test_refined_boxes_are_those_that_decoding_finds() -> None:
+    detector = build()
+    with torch.no_grad():
+        prediction = detector(images())
+        boxes = [torch.tensor([[4.0, 6.0, 40.0, 50.0], [10.0, 2.0, 30.0, 60.0]]), torch.zeros(0, 4)]
+        roi = detector.roi_head(detector.pool(prediction, boxes))
+        moved = detector.refine(prediction, boxes, roi)
+        coder = detector.model.roi_heads.box_coder
+        by_class = coder.decode(torch.cat([torch.zeros(2, 1, 4), roi.deltas], dim=1).flatten(1), boxes[:1])  # (2, 4, 4)
+    best = roi.logits[:, 1:].argmax(1)
+    expected = by_class[torch.arange(2), 1 + best]
+    expected[:, 0::2].clamp_(0, images().shape[-1])
+    expected[:, 1::2].clamp_(0, images().shape[-2])
+    torch.testing.assert_close(moved[0], expected)
+    assert moved[1].shape == (0, 4)
+
+
 def test_no_boxes_at_all() -> None:
     detector = build()
     with torch.no_grad():

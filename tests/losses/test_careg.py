@@ -93,7 +93,7 @@ def test_term_on_the_teachers_proposals_which_other_terms_share() -> None:
     calls = []
 
     class Counting(FasterRCNN):
-        def roi_head(self, pooled: Tensor) -> Any:
+        def roi_head(self, pooled: Tensor, stage: int = 0) -> Any:
             calls.append(len(pooled))
             return super().roi_head(pooled)
 

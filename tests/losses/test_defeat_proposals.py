@@ -134,8 +134,8 @@ def test_both_heads_run_once_for_all_terms_of_a_step(pair: tuple[FasterRCNN, Fas
     one = step(*pair, [no_boxes()] * 2)
     assert paired_rois(one, 10) is paired_rois(one, 10)
     assert paired_rois(one.image(0), 10) is not paired_rois(one, 10)
-    assert not paired_rois(one, 10).teacher.logits.requires_grad
-    assert paired_rois(one, 10).student.logits.requires_grad
+    assert not paired_rois(one, 10)[0].teacher.logits.requires_grad
+    assert paired_rois(one, 10)[0].student.logits.requires_grad
 
 
 def test_without_targets_the_teachers_detections_stand_in(pair: tuple[FasterRCNN, FasterRCNN]) -> None:

@@ -91,7 +91,11 @@ class TwoStage(Detector, Protocol):
 
     A term asks for it with :func:`~detkd.detectors.capabilities.require`. Nothing here learns statistics or draws random numbers
     but ``loss``.
+
+    stages: how many RoI heads look at the boxes, each at what the one before made of them: 1, or more of a cascade.
     """
+
+    stages: int
 
     def loss(
         self, prediction: Prediction, targets: Sequence[Target], proposals: Sequence[Tensor] | None = None
@@ -104,9 +108,13 @@ class TwoStage(Detector, Protocol):
         ...
 
     def pool(self, prediction: Prediction, boxes: Sequence[Tensor], level: Literal["all"] | None = None) -> Tensor:
-        """RoIAlign of boxes (r, 4) an image, R in all: (R, C, 7, 7) from each box's own level, or (R, L, C, 7, 7) from every level."""
+        """RoIAlign of boxes (r, 4) an image, R in all: (R, C, h, w) from each box's own level, or (R, L, C, h, w) from every level; 7 x 7 with a pyramid."""
         ...
 
-    def roi_head(self, pooled: Tensor) -> RoI:
-        """What the RoI head says of pooled features (R, C, 7, 7)."""
+    def roi_head(self, pooled: Tensor, stage: int = 0) -> RoI:
+        """What the RoI head of a stage says of pooled features (R, C, 7, 7)."""
+        ...
+
+    def refine(self, prediction: Prediction, boxes: Sequence[Tensor], roi: RoI, stage: int = 0) -> list[Tensor]:
+        """The boxes that the next stage looks at: (r, 4) an image as given, moved by what ``stage`` said of them, without gradient."""
         ...

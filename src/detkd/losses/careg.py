@@ -9,7 +9,7 @@ from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.losses.connectors import full
 from detkd.losses.reduce import mean_count
-from detkd.losses.rois import check_pair, check_per_image, on_objects, paired_rois
+from detkd.losses.rois import PairedRoIs, check_pair, check_per_image, mean_over_stages, on_objects, paired_rois
 from detkd.losses.step import Step
 
 _TERM = "careg"
@@ -67,7 +67,8 @@ class ClassAwareRegression(nn.Module):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """One part, "careg": float32 scalar."""
-        rois = paired_rois(step, self.per_image)
+        return {"careg": mean_over_stages([self._stage(step, rois) for rois in paired_rois(step, self.per_image)]).float()}
+
+    def _stage(self, step: Step, rois: PairedRoIs) -> Tensor:
         positive = on_objects(rois.boxes, step.objects(self.score_threshold), self.iou)
-        value = careg_loss(rois.student.deltas, rois.teacher.deltas, rois.teacher.logits, positive, self.class_aware)
-        return {"careg": value.float()}
+        return careg_loss(rois.student.deltas, rois.teacher.deltas, rois.teacher.logits, positive, self.class_aware)

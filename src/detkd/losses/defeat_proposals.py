@@ -9,7 +9,7 @@ from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.losses.connectors import full
 from detkd.losses.reduce import mean_count
-from detkd.losses.rois import check_pair, check_per_image, on_objects, paired_rois
+from detkd.losses.rois import PairedRoIs, check_pair, check_per_image, mean_over_stages, on_objects, paired_rois
 from detkd.losses.step import Step
 
 _TERM = "defeat_proposals"
@@ -94,10 +94,13 @@ class DeFeatProposals(nn.Module):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{object, background}: float32 scalars times their weights; a part of weight 0 is left out."""
-        rois = paired_rois(step, self.per_image)
-        positive = on_objects(rois.boxes, step.objects(self.score_threshold), self.iou)
-        objects, background = decoupled_kl(
-            rois.student.logits, rois.teacher.logits, positive, self.object_temperature, self.background_temperature
-        )
+        stages = [self._stage(step, rois) for rois in paired_rois(step, self.per_image)]
+        objects, background = (mean_over_stages(parts) for parts in zip(*stages))
         weighted = {"object": (self.object_weight, objects), "background": (self.background_weight, background)}
         return {name: (weight * part).float() for name, (weight, part) in weighted.items() if weight}
+
+    def _stage(self, step: Step, rois: PairedRoIs) -> tuple[Tensor, Tensor]:
+        positive = on_objects(rois.boxes, step.objects(self.score_threshold), self.iou)
+        return decoupled_kl(
+            rois.student.logits, rois.teacher.logits, positive, self.object_temperature, self.background_temperature
+        )

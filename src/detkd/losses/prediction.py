@@ -9,7 +9,7 @@ from detkd.detectors.protocol import Detector, TwoStage
 from detkd.errors import InputError
 from detkd.losses.connectors import full
 from detkd.losses.reduce import mean_count
-from detkd.losses.rois import check_families, check_per_image, paired_rois, student_rois
+from detkd.losses.rois import check_families, check_per_image, mean_over_stages, paired_rois, student_rois
 from detkd.losses.step import Step
 
 _TERM = "prediction"
@@ -85,8 +85,9 @@ class PredictionImitation(nn.Module):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """One part, "prediction": float32 scalar."""
         if isinstance(step.student, TwoStage):
-            rois = paired_rois(step, self.per_image)
-            return {"prediction": softmax_kl(rois.student.logits, rois.teacher.logits, self.temperature).float()}
+            stages = paired_rois(step, self.per_image)
+            values = [softmax_kl(rois.student.logits, rois.teacher.logits, self.temperature) for rois in stages]
+            return {"prediction": mean_over_stages(values).float()}
         return {"prediction": softmax_to_sigmoid(*self._on_boxes_of_the_student(step)).float()}
 
     def _on_boxes_of_the_student(self, step: Step) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from detkd.structures import RoI, Target
 
 
 class PairedRoIs(NamedTuple):
-    """The same boxes read by both RoI heads.
+    """The same boxes read by both RoI heads of one stage.
 
     boxes: (r, 4) xyxy in pixels an image, R in all. teacher: without gradient. student: with it.
     """
@@ -65,10 +65,11 @@ def check_per_image(per_image: int, term: str) -> None:
         raise InputError(f"loss.{term}.per_image: expected at least 1 proposal an image, got {per_image}")
 
 
-def paired_rois(step: Step, per_image: int) -> PairedRoIs:
-    """Both RoI heads on the best ``per_image`` of ``step.proposals``, each from its own features; made once a step.
+def paired_rois(step: Step, per_image: int) -> list[PairedRoIs]:
+    """Both RoI heads on the best ``per_image`` of ``step.proposals``, each from its own features, stage by stage; made once a step.
 
-    The student's norms in its RoI head learn nothing from it.
+    Of two cascades a later stage looks at the boxes as the teacher's stages before have moved them; where one has more stages than the
+    other, the last ones have no pair. The student's norms in its RoI head learn nothing from it.
     """
     key = ("paired_rois", per_image)
     if key not in step.shared:
@@ -78,12 +79,21 @@ def paired_rois(step: Step, per_image: int) -> PairedRoIs:
         assert step.teacher_prediction is not None
         assert step.student_prediction is not None
         boxes = [of_image[:per_image] for of_image in step.proposals]
-        with torch.no_grad():
-            theirs = teacher.roi_head(teacher.pool(step.teacher_prediction, boxes))
-        mine = student.roi_head(student.pool(step.student_prediction, boxes))
-        step.shared[key] = PairedRoIs(boxes, theirs, mine)
-    paired: PairedRoIs = step.shared[key]
+        pairs: list[PairedRoIs] = []
+        for stage in range(min(teacher.stages, student.stages)):
+            with torch.no_grad():
+                if stage > 0:
+                    boxes = teacher.refine(step.teacher_prediction, boxes, pairs[-1].teacher, stage - 1)
+                theirs = teacher.roi_head(teacher.pool(step.teacher_prediction, boxes), stage)
+            pairs.append(PairedRoIs(boxes, theirs, student.roi_head(student.pool(step.student_prediction, boxes), stage)))
+        step.shared[key] = pairs
+    paired: list[PairedRoIs] = step.shared[key]
     return paired
+
+
+def mean_over_stages(values: Sequence[Tensor]) -> Tensor:
+    """The mean of one value a stage, so that a term weighs the same for a cascade. Source: ours, the papers do not say."""
+    return torch.stack(list(values)).mean(0)
 
 
 class SiteRoIs(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.ops import clip_boxes_to_image
 
 from detkd.detectors.modes import evaluating, flagged, not_learning
 from detkd.detectors.norms import Norm, find_norms
@@ -60,6 +61,8 @@ class FasterRCNN(nn.Module):
 
     Raises InputError on unknown names, missing classes, and weights that cannot be had or do not fit the other arguments.
     """
+
+    stages = 1
 
     def __init__(
         self,
@@ -214,14 +217,26 @@ class FasterRCNN(nn.Module):
         pooled: Tensor = pooler(named, given, [prediction.image_size] * len(prediction))
         return pooled
 
-    def roi_head(self, pooled: Tensor) -> RoI:
-        """What the RoI head says of pooled features (R, channels, 7, 7); of a 91-column head the 80 classes.
+    def roi_head(self, pooled: Tensor, stage: int = 0) -> RoI:
+        """What the RoI head says of pooled features (R, channels, 7, 7); of a 91-column head the 80 classes. There is one stage.
 
         Its norms (v2) follow the detector's mode but learn nothing here.
         """
         with not_learning(self.model.roi_heads):
             embedding, logits, deltas = self._predict(pooled)
         return RoI(embedding, self.labels.select(logits), self.labels.select_deltas(deltas))
+
+    @torch.no_grad()
+    def refine(self, prediction: Prediction, boxes: Sequence[Tensor], roi: RoI, stage: int = 0) -> list[Tensor]:
+        """The boxes (r, 4) an image, each moved by the correction of the class that the RoI head sees in it, clipped to the image.
+
+        A box that is taken for background moves by its most likely class.
+        """
+        best = roi.logits[:, 1:].argmax(1)  # (R,)
+        deltas = in_float(roi.deltas).gather(1, best[:, None, None].expand(-1, 1, 4))[:, 0]  # (R, C, 4) -> (R, 4)
+        coder, counts = self.model.roi_heads.box_coder, [len(b) for b in boxes]
+        moved = coder.decode_single(deltas, torch.cat(list(boxes)).to(deltas))
+        return list(clip_boxes_to_image(moved, prediction.image_size).split(counts))
 
     def norms(self) -> list[Norm]:
         """BatchNorm and FrozenBatchNorm layers of backbone and pyramid, in order of definition."""
