@@ -22,6 +22,7 @@ from detkd.errors import InputError
 from detkd.losses.composite import Composite
 from detkd.losses.detection import DetectionLoss
 from detkd.losses.mimic import Mimic
+from detkd.losses.weight_schedule import WeightSchedule
 
 SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
@@ -101,6 +102,25 @@ def test_mimic_brings_the_student_closer(pair: Any, doubles: Any) -> None:
     module = DistillationModule(*pair, mimic(), partial(torch.optim.Adam, lr=0.02), warmup_steps=0)
     fit(module, doubles.Squares(4, labelled=False), max_epochs=40, callbacks=[Watch()])
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_a_schedule_changes_the_weight_from_step_to_step_but_not_in_validation(pair: Any, doubles: Any) -> None:
+    seen: list[tuple[float, float, float]] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            metrics = trainer.callback_metrics
+            seen.append((float(metrics["train/weight/mimic"]), float(metrics["train/loss"]), float(metrics["train/mimic"])))
+
+    given: list[Any] = []
+    schedule = WeightSchedule(warmup_steps=1, start=0.5, decay="linear", decay_from=0.5, end=0.5)
+    loss = Composite({"mimic": Mimic()}, {"mimic": 2.0}, {"mimic": schedule})
+    loss.register_forward_pre_hook(lambda _, arguments: given.append((loss.training, arguments[1:])))
+    data = doubles.Squares(16, labelled=False)
+    fit(DistillationModule(*pair, loss, SGD), data, val=data, callbacks=[Watch()], num_sanity_val_steps=0)
+    assert [weight for weight, _, _ in seen] == pytest.approx([1.5, 2.0, 2.0, 1.5])
+    assert [total for _, total, _ in seen] == pytest.approx([weight * part for weight, _, part in seen])
+    assert [arguments for training, arguments in given if not training] == [()] * 4
 
 
 def test_weight_zero_is_plain_training_bit_for_bit(pair: Any, doubles: Any) -> None:

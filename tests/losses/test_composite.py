@@ -10,6 +10,7 @@ from detkd.losses.composite import Composite
 from detkd.losses.detection import DetectionLoss
 from detkd.losses.mimic import Mimic
 from detkd.losses.step import Step
+from detkd.losses.weight_schedule import WeightSchedule
 
 
 class Brightness(nn.Module):
@@ -95,3 +96,17 @@ def test_bad_weights() -> None:
         Composite({"mimic": Mimic()}, {"mimc": 1})
     with pytest.raises(ValueError, match="non-zero weight"):
         Composite({"mimic": Mimic()}, {"mimic": 0})
+
+
+def test_schedules_say_the_weights_of_a_step(step: Step) -> None:
+    schedule = WeightSchedule(warmup_steps=3)
+    composite = Composite(
+        {"detection": DetectionLoss(), "mimic": Mimic(), "off": Forbidden()},
+        {"detection": 1, "mimic": 2, "off": 0},
+        {"mimic": schedule, "off": schedule},
+    )
+    assert [composite.weights_at(s, 100) for s in (0, 2, 3)] == [{"mimic": 0.5}, {"mimic": 1.5}, {"mimic": 2.0}]
+    total, parts = composite(step, composite.weights_at(0, 100))
+    torch.testing.assert_close(total, parts["detection"] + 0.5 * parts["mimic"])
+    with pytest.raises(ValueError, match=r"schedules for some of \['mimic'\], got some for \['mimc'\]"):
+        Composite({"mimic": Mimic()}, {"mimic": 1}, {"mimc": schedule})

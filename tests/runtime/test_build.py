@@ -56,6 +56,33 @@ def test_no_term_is_an_error(terms: dict[str, Any]) -> None:
         build.build_loss(node(terms))
 
 
+def test_a_schedule_stands_beside_its_weight() -> None:
+    loss = build.build_loss(
+        node({"tv": TV | {"schedule": {"warmup_steps": 1, "start": 0.5}}, "bn_stats": BN | {"schedule": None}})
+    )
+    assert loss.weights == {"tv": 2.0, "bn_stats": 1.0}
+    assert loss.weights_at(0, 10) == {"tv": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ({"warmup": 1}, r"loss\.tv\.schedule: expected some of the keys \['warmup_steps', .*, found \['warmup'\]"),
+        ({"warmup_steps": -1}, r"loss\.tv\.schedule\.warmup_steps: expected a number of steps >= 0, found -1"),
+        ("cosine", r"loss\.tv\.schedule: expected some of the keys .*, found 'cosine'"),
+        ({}, r"loss\.tv\.schedule: expected warmup_steps > 0 or a decay"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_named(schedule: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build.build_loss(node({"tv": TV | {"schedule": schedule}}))
+
+
+def test_an_inversion_has_weights_by_stage_and_no_schedules(tiny_detector: Any) -> None:
+    with pytest.raises(InputError, match=r"loss\.tv\.schedule: expected none in an inversion.*stages\.0\.weights\.tv"):
+        build.build_inversion_loss(node({"tv": TV | {"schedule": {"warmup_steps": 1}}}), tiny_detector())
+
+
 def test_lists_keep_their_order_and_lose_nulls() -> None:
     nodes = {
         "b": {"_target_": "detkd.inversion.augment.Flip", "p": 1.0},

@@ -36,6 +36,7 @@ class DistillationModule(pl.LightningModule):
     Args:
         student: trained in place. teacher: frozen and put into eval mode in place; None for supervised training.
         loss: asks for what it needs of a :class:`Step`; set up once, with student and teacher, before the optimiser is made, and trained along.
+            Weights with a schedule change with the optimiser step in training, and are logged as "train/weight/<term>".
         optimizer: from parameter groups to an optimiser (a ``functools.partial``); its weight decay reaches convolutions and linear layers only.
         augmentation: of training images on their device; None for none.
         labels: whose boxes are the targets: "real" the data set's, "teacher" the teacher's detections on the augmented images, or "none".
@@ -46,7 +47,7 @@ class DistillationModule(pl.LightningModule):
         check_every: optimiser steps between looks at whether the loss is finite; apart from decoding for labels, the only host sync here.
 
     Images of a batch are uint8, or float in [0, 1]. A loader for validation holds out images: the loss on them, of the average where there
-    is one, without augmentation, is logged as "val/loss".
+    is one, without augmentation and at the weights without their schedules, is logged as "val/loss", so that looks can be compared.
 
     The teacher is a plain submodule, so it moves between devices like everything else; :meth:`train` keeps it in eval mode and checkpoints leave
     it out. It is run, without gradients, only where a loss term or ``labels`` needs it, and draws from no global random state: a composite
@@ -97,6 +98,7 @@ class DistillationModule(pl.LightningModule):
         self.strict_loading = False  # checkpoints have no teacher; on_load_checkpoint is strict about all else
         self._loss_is_set_up = False
         self._reach_is_known = False
+        self._total_steps = 0  # known when the optimiser is made
         self._last: tuple[Tensor, dict[str, Tensor]] | None = None
         self._best_loss = float("inf")
         self._best_state: dict[str, Tensor] | None = None
@@ -127,6 +129,7 @@ class DistillationModule(pl.LightningModule):
             rank_zero_warn(
                 f"warmup_steps={self.warmup_steps} is more than half of the run's {total} steps; warming up for {warmup}"
             )
+        self._total_steps = int(total)
         factor = partial(warmup_cosine, total_steps=int(total), warmup_steps=warmup, final_fraction=self.final_lr_fraction)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
@@ -141,13 +144,20 @@ class DistillationModule(pl.LightningModule):
         if self.augmentation is not None:
             with torch.no_grad():
                 images, targets = self.augmentation(images, targets, self._generator(batch_idx))
-        total, parts = self.loss(self._step(images, targets, self.student))
+        weights = self.loss.weights_at(self.global_step, self._total_steps)
+        total, parts = self.loss(self._step(images, targets, self.student), weights)
         if self.global_step % self.check_every == 0:
             _check_finite(total, parts, self.global_step)
         self._last = total.detach(), {name: part.detach() for name, part in parts.items()}
         self.log("train/loss", total, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(images))
         self.log_dict(
             {f"train/{name}": part for name, part in parts.items()}, on_step=True, on_epoch=False, batch_size=len(images)
+        )
+        self.log_dict(
+            {f"train/weight/{name}": weight for name, weight in weights.items()},
+            on_step=True,
+            on_epoch=False,
+            batch_size=len(images),
         )
         return total
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detkd.detectors.protocol import Detector
 from detkd.losses.step import Step
+from detkd.losses.weight_schedule import WeightSchedule
 
 
 class Term(Protocol):
@@ -36,15 +37,24 @@ class Composite(nn.Module):
 
     Args:
         terms: by name. weights: one a term; a term of weight 0 is dropped, so that it is neither set up nor called.
+        schedules: of weights that change over a run, by term, see :meth:`weights_at`.
 
-    Raises ValueError when the names of terms and weights differ or nothing is left.
+    Raises ValueError when the names of terms and weights differ, a schedule has no term, or nothing is left.
     """
 
-    def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        terms: Mapping[str, nn.Module],
+        weights: Mapping[str, float],
+        schedules: Mapping[str, WeightSchedule] | None = None,
+    ) -> None:
         super().__init__()
         if set(terms) != set(weights):
             raise ValueError(f"expected one weight for each of {sorted(terms)}, got weights for {sorted(weights)}")
+        if unknown := sorted(set(schedules or {}) - set(terms)):
+            raise ValueError(f"expected schedules for some of {sorted(terms)}, got some for {unknown}")
         self.weights = {name: float(w) for name, w in weights.items() if w != 0}
+        self.schedules = {name: s for name, s in (schedules or {}).items() if name in self.weights}
         self.terms = nn.ModuleDict({name: terms[name] for name in self.weights})
         if not self.terms:
             raise ValueError(f"expected a loss term of non-zero weight, got {dict(weights)}")
@@ -58,6 +68,10 @@ class Composite(nn.Module):
     def weight(self, name: str, overrides: Mapping[str, float] | None = None) -> float:
         """The weight of a term, or what ``overrides`` (of a stage) says instead."""
         return self.weights[name] if overrides is None else float(overrides.get(name, self.weights[name]))
+
+    def weights_at(self, step: int, total_steps: int) -> dict[str, float]:
+        """The weights in force in optimiser step ``step`` (from 0) of ``total_steps``, of the terms that have a schedule."""
+        return {name: self.weights[name] * s.factor(step, total_steps) for name, s in self.schedules.items()}
 
     def forward(self, step: Step, weights: Mapping[str, float] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and the unweighted parts by name: "term", or "term/part" where a term has several.

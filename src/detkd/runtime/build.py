@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.inversion.stage import Stage
 from detkd.losses.composite import Composite
+from detkd.losses.weight_schedule import WeightSchedule
 from detkd.runtime.strategy import IndependentDDP
 
 
@@ -48,7 +50,9 @@ def build_loss(node: DictConfig) -> Composite:
 
     Settings of a term that is not selected (an experiment's, under another loss=[...]) are passed over, which is said.
     """
-    terms, weights = {}, {}
+    terms: dict[str, Any] = {}
+    weights: dict[str, float] = {}
+    schedules: dict[str, WeightSchedule] = {}
     for name, term in node.items():
         if term is None:
             continue
@@ -59,18 +63,40 @@ def build_loss(node: DictConfig) -> Composite:
                 flush=True,
             )
             continue
-        settings = {k: v for k, v in term.items() if k != "weight"}
+        settings = {k: v for k, v in term.items() if k not in ("weight", "schedule")}
         weight = float(term.get("weight", 1.0))
         if weight != 0:
             terms[str(name)] = instantiate(OmegaConf.create(settings))
             weights[str(name)] = weight
+            if term.get("schedule") is not None:
+                schedules[str(name)] = _build_schedule(term.schedule, f"loss.{name!s}")
     if not terms:
         raise InputError("loss: expected at least one term of non-zero weight, like loss=[detection,bn_stats,tv], found none")
-    return Composite(terms, weights)
+    return Composite(terms, weights, schedules)
+
+
+def _build_schedule(node: Any, key: str) -> WeightSchedule:
+    known = [f.name for f in fields(WeightSchedule)]
+    if not isinstance(node, DictConfig):
+        raise InputError(f"{key}.schedule: expected some of the keys {known}, found {node!r}")
+    if unknown := sorted(set(map(str, node)) - set(known)):
+        raise InputError(f"{key}.schedule: expected some of the keys {known}, found {unknown}")
+    try:
+        return WeightSchedule(**cast(dict[str, Any], OmegaConf.to_container(node, resolve=True)))
+    except InputError as error:
+        raise InputError(f"{key}.{error}") from None
 
 
 def build_inversion_loss(node: DictConfig, teacher: Detector) -> Composite:
-    """The loss of an inversion, without bn_stats where the teacher has no statistics to compare with; says so."""
+    """The loss of an inversion, without bn_stats where the teacher has no statistics to compare with; says so.
+
+    Raises InputError for a term with a schedule.
+    """
+    if scheduled := [str(k) for k, v in node.items() if isinstance(v, DictConfig) and v.get("schedule") is not None]:
+        raise InputError(
+            f"loss.{scheduled[0]}.schedule: expected none in an inversion, whose stages have weights of their own "
+            f"(stages.0.weights.{scheduled[0]}=...), found one"
+        )
     if node.get("bn_stats") is not None and not teacher.norms():
         print(
             f"note: {type(teacher).__name__} stores no statistics (it has no BatchNorm layers): loss term bn_stats is left out; "
