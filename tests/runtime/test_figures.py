@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ GROWING = {"iterations": [1, 100, 200, 300], "objects": [1.0, 1.0, 2.5, 3.0], "l
 
 
 def test_a_png_of_the_size_it_says(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="the picture is drawn by matplotlib")
     path = tmp_path / "new" / "objects.png"
     objects_figure([GROWING, GROWING | {"objects": [1.0, 2.0, 2.0, 5.0]}], path)
     with Image.open(path) as image:
@@ -30,7 +28,6 @@ def test_a_png_of_the_size_it_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("objects", [[0.0], [1.0, 1.0, 1.0]])
 def test_flat_lines_and_single_points_are_drawn(tmp_path: Path, objects: list[float]) -> None:
-    pytest.importorskip("matplotlib", reason="the picture is drawn by matplotlib")
     objects_figure([{"iterations": list(range(len(objects))), "objects": objects}], tmp_path / "flat.png")
     assert (tmp_path / "flat.png").stat().st_size > 1000
 
@@ -55,14 +52,6 @@ def test_the_mean_covers_what_all_batches_have() -> None:
     ],
 )
 def test_traces_that_cannot_be_drawn(tmp_path: Path, traces: Any, message: str) -> None:
-    pytest.importorskip("matplotlib", reason="the picture is drawn by matplotlib")
     with pytest.raises(InputError, match=message):
         objects_figure(traces, tmp_path / "none.png")
     assert not list(tmp_path.iterdir())
-
-
-def test_without_matplotlib_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("matplotlib", "matplotlib.figure", "matplotlib.ticker"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(InputError, match="pip install matplotlib"):
-        objects_figure([GROWING], tmp_path / "none.png")

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from detkd.disk import replacing
 from detkd.errors import InputError
@@ -23,13 +25,8 @@ def objects_figure(traces: Sequence[Trace], path: Path) -> None:
 
     A thin line is a batch, the thick one their mean, each batch counting the same; it covers the iterations that all batches have.
 
-    Raises InputError without traces, on lists that differ in length or are empty, and where matplotlib is missing.
+    Raises InputError without traces and on lists that differ in length or are empty.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError as error:
-        raise InputError("the figure of objects over iterations needs matplotlib: pip install matplotlib") from error
     lines = [_line(trace, number) for number, trace in enumerate(traces)]
     if not lines:
         raise InputError("the figure of objects over iterations needs the trace of at least one batch, got none")
