@@ -15,7 +15,7 @@ RECIPE = {
     "stages": [{"resolution": [16, 24], "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.03}}],
     "layout": {
         "_target_": "detkd.x.FromLabels",
-        "path": "/home/somebody/labels.json",
+        "path": "/elsewhere/labels.json",
         "more": ["~/x/y.json", "C:\\Users\\z\\w.json"],
     },
     "n_images": 3,
@@ -108,7 +108,7 @@ def test_no_folder_of_a_machine_is_in_it() -> None:
     here, there = dataset_card(store([{}]), [[0]]), dataset_card(store([{}], root="/b/c"), [[0]])
     assert here == there
     assert rows(here)["layout"] == ["`FromLabels(more=[y.json, w.json], path=labels.json)`"]
-    for folder in ("/home", "somebody", "~", "Users"):
+    for folder in ("/home", "elsewhere", "~", "Users"):
         assert folder not in here
 
 
