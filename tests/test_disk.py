@@ -1,11 +1,10 @@
 """Whole files, stable json, checksums."""
 
-import threading
 from pathlib import Path
 
 import pytest
 
-from detkd.disk import create_file, differences, dump_json, parse_json, read_checked, replace_file, sha256
+from detkd.disk import differences, dump_json, parse_json, read_checked, replace_file, sha256
 from detkd.errors import InputError
 
 
@@ -33,20 +32,6 @@ def test_checksums(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found none"):
         read_checked(tmp_path / "b", known)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
-
-
-def test_one_creator_wins(tmp_path: Path) -> None:
-    contents = [f"{i}".encode() * 1000 for i in range(8)]
-    threads = [threading.Thread(target=create_file, args=(tmp_path / "x", content)) for content in contents]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    winner = (tmp_path / "x").read_bytes()
-    assert winner in contents
-    create_file(tmp_path / "x", b"late")
-    assert (tmp_path / "x").read_bytes() == winner
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
 def test_differences_name_the_keys() -> None:

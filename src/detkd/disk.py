@@ -84,18 +84,3 @@ def replace_file(path: Path, content: bytes) -> None:
     """Write a file whole, in place of the one that is there."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-
-
-def create_file(path: Path, content: bytes) -> None:
-    """Write a file whole unless there is one; of several processes one wins."""
-    temporary = _beside(path)
-    try:
-        temporary.write_bytes(content)
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without hard links
-        if not path.exists():
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
