@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detkd.errors import InputError
 from detkd.losses.composite import Composite
 from detkd.losses.detection import DetectionLoss
 from detkd.losses.mimic import Mimic
@@ -32,6 +33,32 @@ class Forbidden(nn.Module):
 
     def setup(self, student: Any, teacher: Any) -> None:
         raise AssertionError("set up")
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        raise AssertionError("called")
+
+
+class Reporting(nn.Module):
+    """A term that reports a number beside its loss."""
+
+    pools_batch = True
+
+    def setup(self, student: Any, teacher: Any) -> None:
+        pass
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        step.record("contrast", 100 * step.images.std())
+        return {"value": step.images.mean()}
+
+
+class Preparing(nn.Module):
+    """A term that is over with its setup."""
+
+    pools_batch = False
+    adds_loss = False
+
+    def setup(self, student: Any, teacher: Any) -> None:
+        self.done = True
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         raise AssertionError("called")
@@ -110,3 +137,27 @@ def test_schedules_say_the_weights_of_a_step(step: Step) -> None:
     torch.testing.assert_close(total, parts["detection"] + 0.5 * parts["mimic"])
     with pytest.raises(ValueError, match=r"schedules for some of \['mimic'\], got some for \['mimc'\]"):
         Composite({"mimic": Mimic()}, {"mimic": 1}, {"mimc": schedule})
+
+
+def test_recorded_numbers_are_logged_and_in_no_sum(step: Step) -> None:
+    step.images.requires_grad_()
+    composite = Composite({"a": Reporting(), "mimic": Mimic()}, {"a": 2, "mimic": 1})
+    per_image = composite.per_image(step)
+    total, parts = composite(step)
+    assert parts.keys() == {"a", "a/contrast", "mimic"}
+    torch.testing.assert_close(parts["a/contrast"], 100 * step.images.std())
+    assert not parts["a/contrast"].requires_grad
+    torch.testing.assert_close(total, 2 * parts["a"] + parts["mimic"])
+    torch.testing.assert_close(per_image.mean(), total.detach())
+
+
+def test_a_term_that_adds_no_loss_is_set_up_and_not_called(step: Step) -> None:
+    term = Preparing()
+    composite = Composite({"prepare": term, "mimic": Mimic()}, {"prepare": 1, "mimic": 1})
+    composite.setup(step.student, step.teacher)
+    assert term.done
+    total, parts = composite(step)
+    assert parts.keys() == {"mimic"}
+    torch.testing.assert_close(composite.per_image(step).mean(), total.detach())
+    with pytest.raises(InputError, match="expected a term that adds a loss, found prepare alone"):
+        Composite({"prepare": Preparing()}, {"prepare": 1})

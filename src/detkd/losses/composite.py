@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detkd.detectors.protocol import Detector
+from detkd.errors import InputError
 from detkd.losses.step import Step
 from detkd.losses.weight_schedule import WeightSchedule
 
@@ -18,6 +19,9 @@ class Term(Protocol):
 
     pools_batch: True where the value belongs to the batch and cannot be split by image (batch statistics).
     needs_teacher: False lets distillation leave the teacher's forward pass out.
+
+    A term may also say ``adds_loss = False``: all it does, it does in ``setup``; it is not called. Numbers to be logged that are no loss go
+    to :meth:`Step.record`.
     """
 
     pools_batch: bool
@@ -58,6 +62,10 @@ class Composite(nn.Module):
         self.terms = nn.ModuleDict({name: terms[name] for name in self.weights})
         if not self.terms:
             raise ValueError(f"expected a loss term of non-zero weight, got {dict(weights)}")
+        if not any(_adds_loss(term) for term in self.terms.values()):
+            raise InputError(
+                f"loss: expected a term that adds a loss, found {', '.join(self.terms)} alone; add one, like loss=[{','.join(self.terms)},detection]"
+            )
 
     def setup(self, student: Detector | None, teacher: Detector | None) -> None:
         """Set up every term. Leaves the global random state as it was, so that terms do not change the student's course."""
@@ -76,19 +84,22 @@ class Composite(nn.Module):
     def forward(self, step: Step, weights: Mapping[str, float] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and the unweighted parts by name: "term", or "term/part" where a term has several.
 
+        What terms record of the step (:meth:`Step.record`) is among the parts as "term/name", and in no sum.
         weights: replaces the weights of the terms it names.
         """
         total = step.images.new_zeros((), dtype=torch.float32)
         parts: dict[str, Tensor] = {}
         for name, term in self.terms.items():
             weight = self.weight(name, weights)
-            if weight == 0:
+            if weight == 0 or not _adds_loss(term):
                 continue
+            step.metrics.clear()  # another reader of the step may have left some
             values = cast(Term, term)(step)
             value = torch.stack([v.float() for v in values.values()]).sum()
             parts[name] = value
             if len(values) > 1:
                 parts |= {f"{name}/{part}": v for part, v in values.items()}
+            parts |= {f"{name}/{metric}": v for metric, v in step.metrics.items()}
             total = total + weight * value
         return total, parts
 
@@ -99,9 +110,13 @@ class Composite(nn.Module):
         singles = [step.image(i) for i in range(len(step.images))]
         for name, module in self.terms.items():
             weight = self.weight(name, weights)
-            if weight == 0:
+            if weight == 0 or not _adds_loss(module):
                 continue
             term = cast(Term, module)
             steps = [step] if term.pools_batch else singles
             totals += weight * torch.stack([torch.stack(list(term(s).values())).sum().float() for s in steps])
         return totals
+
+
+def _adds_loss(term: nn.Module) -> bool:
+    return bool(getattr(term, "adds_loss", True))

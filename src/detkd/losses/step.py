@@ -27,6 +27,7 @@ class Step:
         clean_images: inversion only: the images before augmentation.
         statistics: inversion only: what the teacher's normalisations saw in this pass.
         shared: what terms made of this step and share, by a key of their own.
+        metrics: what the term at work has to report beside its loss, see :meth:`record`.
     """
 
     images: Tensor
@@ -38,6 +39,7 @@ class Step:
     clean_images: Tensor | None = None
     statistics: Sequence[Observed] | None = None
     shared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    metrics: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def subject(self) -> tuple[Detector, Prediction]:
@@ -71,6 +73,10 @@ class Step:
     def objects(self, threshold: float) -> Sequence[Target]:
         """Where the objects are: the targets, or without them the teacher's detections that score more than ``threshold``."""
         return self.targets if self.targets is not None else pseudo_labels(self.teacher_detections, threshold)
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Report a number that is logged as "term/name" and adds nothing to the loss: a scalar, kept without gradient and on its device."""
+        self.metrics[name] = value.detach()
 
     def image(self, index: int) -> Step:
         """The step for image ``index`` alone. Statistics pool the batch, so they are left out."""
