@@ -10,13 +10,15 @@ from detkd.data.augment import Compose
 from detkd.detectors.checkpoint import fingerprint, save_checkpoint
 from detkd.distillation.module import DistillationModule
 from detkd.runtime import build, data
-from detkd.runtime.run import claim, entry_point, output_dir, write_results
+from detkd.runtime.run import claim, entry_point, finished, output_dir, write_results
 
 
 @entry_point("distill")
 def main(cfg: DictConfig) -> dict[str, object]:
     """Train; write student.safetensors and results.json into the run's folder."""
     folder = output_dir()
+    if (results := finished(cfg, folder)) is not None:
+        return results
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     teacher = build.build_detector(cfg.teacher, "teacher")
     classes = teacher.spec.classes if teacher is not None else data.classes_of(cfg)
@@ -43,7 +45,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
     trainer = build.build_trainer(cfg, [], folder, partial="detection" not in cfg.loss)
     trainer.fit(module, datamodule)
     result = module.final_student("last" if cfg.select == "last" else "holdout")
-    results: dict[str, object] = {}
+    results = {}
     if trainer.is_global_zero:
         scores = data.score_student(cfg, result, datamodule)
         about = {"teacher_sha256": fingerprint(teacher) if teacher is not None else None, "steps": trainer.global_step}

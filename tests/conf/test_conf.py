@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import math
 import re
+import shlex
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +56,8 @@ USED_BY = {
             "prediction",
             "sgfi",
             "defeat",
+            "contrastive",
+            "gdetkd",
         },
     },
     "optimizer": {"distill": None},
@@ -63,7 +68,10 @@ USED_BY = {
     "warm_start": {"invert": None},
     "verifier": {"invert": None},
 }
-BUNDLES = {"defeat": ["defeat_neck", "defeat_backbone", "defeat_proposals"]}  # names for several terms
+BUNDLES = {  # names for several terms
+    "defeat": ["defeat_neck", "defeat_backbone", "defeat_proposals"],
+    "gdetkd": ["sgfi", "contrastive", "prediction", "careg"],
+}
 NO_FILE = ["scenes", "yolov3_tiny"]  # architectures built in code, quickly
 HEAVY = [
     "yolov3",
@@ -115,7 +123,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def test_every_group_is_used_by_a_command_and_every_option_can_be_chosen() -> None:
-    assert set(GROUPS) == {*USED_BY, "detector", "experiment", "hydra"}
+    assert set(GROUPS) == {*USED_BY, "detector", "experiment", "hydra", "sweep"}
     for group, commands in USED_BY.items():
         chosen = {option for _, g, option in choices(group) if g == group}
         assert chosen == set(options(group)), group
@@ -135,8 +143,8 @@ def test_every_option_composes(command: str, group: str, option: str) -> None:
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_composes_as_it_is(command: str) -> None:
     resolved = plain(compose_command(command))
-    if command == "gallery":
-        assert resolved["out"] is None  # a page beside a set, no run
+    if command in ("gallery", "table"):
+        assert resolved["out"] is None  # beside what it is about, no run
     elif command == "status":
         assert resolved["out"] == "???"  # a look at a set, no run
     else:
@@ -153,13 +161,45 @@ def test_every_option_opens_with_a_line_that_explains_it(path: Path) -> None:
 def test_experiments_name_the_command_that_runs_them_and_compose(name: str) -> None:
     lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"  # Hydra reads this in the first line alone
-    match = re.fullmatch(r"# python -m detkd\.(\w+) (\S+)", lines[1])
+    match = re.fullmatch(r"# python -m detkd\.(\w+) (.+)", lines[1])
     assert match is not None, lines[1]
-    assert match[2] == f"+experiment={name}"
-    resolved = plain(compose_command(match[1], match[2]))
+    first, *others = shlex.split(match[2])
+    assert first == f"+experiment={name}"
+    resolved = plain(compose_command(match[1], first, *others))
     bare = plain(compose_command(match[1]))
-    assert resolved.keys() == bare.keys()  # a delta: it brings no key of its own
+    assert resolved.keys() - {"row", "column"} == bare.keys()  # a delta: it brings no key but its place in a table
     assert {k: v for k, v in resolved.items() if k != "out"} != {k: v for k, v in bare.items() if k != "out"}
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("sweep/*.yaml")), ids=lambda p: p.stem)
+def test_sweeps_name_the_command_that_runs_them_and_every_job_composes(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    match = re.fullmatch(r"# python -m detkd\.(\w+) -m (.+)", lines[1])
+    assert match is not None, lines[1]
+    cfg = compose_command(match[1], *shlex.split(match[2]))
+    parameters = OmegaConf.to_container(cfg.hydra.sweeper.params)
+    assert isinstance(parameters, dict)
+    del parameters["seed"]
+    axes = [[f"{key}={value}" for value in str(values).split(",")] for key, values in parameters.items()]
+    folders = set()
+    for job in itertools.product(*axes):
+        made = compose_command(match[1], *shlex.split(match[2]), *job)
+        plain(made)
+        folders.add(made.hydra.sweep.subdir)
+        assert made.hydra.sweep.subdir.endswith("/0")  # the seed
+    assert len(folders) == math.prod(map(len, axes))  # stable names, each its own: so a sweep can go on where it was cut off
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("[rc]o*/*/*.yaml")), ids=lambda p: f"{p.parent.parent.name}/{p.stem}")
+def test_rows_and_columns_name_their_command_and_their_place(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    axis, option = path.parent.parent.name, f"{path.parent.name}/{path.stem}"
+    match = re.fullmatch(r"# python -m detkd\.(\w+) (.+)", lines[1])
+    assert match is not None, lines[1]
+    assert f"+{axis}={option}" in shlex.split(match[2])
+    assert plain(compose_command(match[1], *shlex.split(match[2])))[axis] == path.stem
 
 
 @pytest.mark.parametrize("name", [e for e in EXPERIMENTS if "detkd.invert" in (CONF / "experiment" / f"{e}.yaml").read_text()])

@@ -140,6 +140,25 @@ def claim(cfg: DictConfig, folder: Path) -> None:
     record(cfg, folder)
 
 
+def finished(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
+    """The results of this job of a sweep where its folder has them already, so that a sweep goes on where it was cut off; says so.
+
+    None outside of sweeps: a single command that is typed again runs again.
+    """
+    paths = folder / CONFIG_FILE, folder / RESULTS_FILE
+    if HydraConfig.get().mode != RunMode.MULTIRUN or not all(path.is_file() for path in paths):
+        return None
+    try:
+        there = identity(OmegaConf.to_container(OmegaConf.load(paths[0])))
+        results = json.loads(paths[1].read_text(encoding="utf-8"))
+    except Exception:  # whatever a damaged file raises: the job is run again, or claim() says what is wrong
+        return None
+    if differing(there, identity(OmegaConf.to_container(cfg, resolve=True))):
+        return None
+    print(f"{folder}: has its results already", flush=True)
+    return dict(results)
+
+
 def record(cfg: DictConfig, folder: Path) -> None:
     """Write the resolved config into the run's folder; the first process does."""
     if getattr(rank_zero_only, "rank", 0):

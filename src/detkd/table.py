@@ -1,0 +1,30 @@
+"""python -m detkd.table: put the results of many runs into one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from detkd.errors import InputError
+from detkd.runtime.run import entry_point, write_json, write_text
+from detkd.runtime.table import Table, make_table, read_runs
+
+
+@entry_point("table")
+def main(cfg: DictConfig) -> Table:
+    """Read all runs below a folder; write table.md, table.csv and table.json there or where ``out`` says."""
+    if cfg.runs is None:
+        raise InputError("runs: expected a folder of runs, like runs=runs/terms/students, found none")
+    table = make_table(read_runs(cfg.runs, cfg.value), cfg.row_key, cfg.column_key, cfg.value, cfg.rows, cfg.columns)
+    out = Path(cfg.out or cfg.runs)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "table.md", table.markdown(cfg.digits))
+    write_text(out / "table.csv", table.csv())
+    write_json(out / "table.json", table.to_json())
+    print(table.markdown(cfg.digits))
+    return table
+
+
+if __name__ == "__main__":
+    main()
