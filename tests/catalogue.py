@@ -18,6 +18,7 @@ from detkd.detectors.torchvision import FCOS, SSD, FasterRCNN, RetinaNet
 from detkd.detectors.ultralytics import UltralyticsDetector
 from detkd.losses.bn_stats import BatchNormStatistics
 from detkd.losses.careg import ClassAwareRegression
+from detkd.losses.contrastive import Contrastive
 from detkd.losses.cwd import CWD
 from detkd.losses.defeat_backbone import DeFeatBackbone
 from detkd.losses.defeat_neck import DeFeatNeck
@@ -96,6 +97,7 @@ TERMS: dict[str, Callable[[], Any]] = {
     "careg": ClassAwareRegression,
     "prediction": PredictionImitation,
     "sgfi": SGFI,
+    "contrastive": lambda: Contrastive(queue=256, width=16),
 }
 
 # Terms that compare a student with its teacher, and the detectors that each is tried on, as both.
@@ -111,7 +113,10 @@ STUDENT_TERMS: dict[str, tuple[str, ...]] = {
     "careg": ("faster_rcnn_r18",),
     "prediction": ("faster_rcnn_r18",),
     "sgfi": ("faster_rcnn_r18",),
+    "contrastive": ("faster_rcnn_r18",),
 }
+# Terms whose value is another for a larger batch, since its boxes are told apart from more others.
+TELLS_APART = ("contrastive",)
 
 
 def tries() -> list[tuple[str, str]]:

@@ -243,7 +243,7 @@ def test_term_gives_finite_scalars_with_a_gradient(term_name: str, kind: str, ta
     assert gradient.abs().max() > 0 or (targets is NO_BOXES and total(values) == 0)  # careg looks at objects alone
 
 
-@pytest.mark.parametrize(("term_name", "kind"), catalogue.tries())
+@pytest.mark.parametrize(("term_name", "kind"), [t for t in catalogue.tries() if t[0] not in catalogue.TELLS_APART])
 def test_term_does_not_grow_with_the_batch(term_name: str, kind: str) -> None:
     teacher, student = catalogue.build(kind), catalogue.build(kind, seed=1) if term_name in catalogue.STUDENT_TERMS else None
     term: Any = catalogue.TERMS[term_name]()

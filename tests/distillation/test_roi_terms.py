@@ -19,6 +19,7 @@ from detkd.detectors.torchvision import FCOS, FasterRCNN
 from detkd.distillation.module import DistillationModule
 from detkd.losses.careg import ClassAwareRegression
 from detkd.losses.composite import Composite
+from detkd.losses.contrastive import Contrastive
 from detkd.losses.defeat_backbone import DeFeatBackbone
 from detkd.losses.defeat_proposals import DeFeatProposals
 from detkd.losses.detection import DetectionLoss
@@ -44,6 +45,7 @@ def pair(kind: str) -> tuple[Any, Any]:
 
 def composite(kind: str, labels: str) -> Composite:
     terms: dict[str, Any] = {"sgfi": SGFI(16), "prediction": PredictionImitation(per_image=16)}
+    terms["contrastive"] = Contrastive(per_image=16, width=8, queue=100)
     if labels != "none":
         terms["detection"] = DetectionLoss()
     if kind == "faster_rcnn":
@@ -72,7 +74,7 @@ def test_a_few_steps_with_every_kind_of_labels(kind: str, labels: Any, doubles: 
     )
     run = fit(module, doubles.Squares(4, labelled=labels == "real"), max_epochs=1)
     assert run.global_step == 2
-    assert {"train/sgfi", "train/prediction"} <= run.logged_metrics.keys()
+    assert {"train/sgfi", "train/prediction", "train/contrastive", "train/contrastive/bound"} <= run.logged_metrics.keys()
     assert all(torch.isfinite(torch.as_tensor(v)) for v in run.logged_metrics.values())
     assert all(torch.equal(v, frozen[k]) for k, v in teacher.state_dict().items())
     assert all(p.grad is None for p in teacher.parameters())
@@ -92,13 +94,25 @@ def test_a_resumed_run_goes_on_with_the_adapters(doubles: Any, tmp_path: Path) -
     whole, first, second = module(), module(), module()
     steps = {"max_steps": 4}
     fit(whole, data, **steps)
-    saver = ModelCheckpoint(dirpath=tmp_path, filename="half", every_n_train_steps=2, save_top_k=-1)
+    saver = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
     fit(first, data, callbacks=[saver], **steps)
-    half = tmp_path / "half.ckpt"
+    half = tmp_path / "step=2.ckpt"
     saved = torch.load(half, weights_only=True)["state_dict"]
     assert {"loss.terms.sgfi.adapter.weight", "loss.terms.sgfi.log_temperature"} <= set(saved)
+    at_half = saved["loss.terms.contrastive.queues.0._extra_state"].tolist()
+    assert at_half == [12, 12]  # 3 boxes an image
     assert not any(name.startswith("teacher.") for name in saved)
     fit(second, data, ckpt=half, **steps)
     for part in ("student", "loss"):
         expected, found = getattr(whole, part).state_dict(), getattr(second, part).state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in found.items()), part
+    queue = second.loss.terms["contrastive"].queues[0]  # type: ignore[index]
+    print(
+        at_half,
+        queue.filled,
+        whole.loss.terms["contrastive"].queues[0].filled,
+        [t.shape for t in [saved["loss.terms.contrastive.queues.0.rows"]]],
+        (saved["loss.terms.contrastive.queues.0.rows"].abs().sum(1) > 0).sum(),
+    )
+    assert (queue.place, queue.filled) == (24, 24)
+    assert not any("queue" in name or "projection" in name for name in second.final_student().state_dict())

@@ -1,4 +1,4 @@
-"""What two two-stage detectors say of the same proposals."""
+"""What a two-stage teacher and its student say of the same boxes."""
 
 from __future__ import annotations
 
@@ -119,6 +119,21 @@ def student_rois(step: Step, per_image: int, iou: float, score_threshold: float)
         step.shared[key] = SiteRoIs([of_image[index] for of_image, index in zip(boxes, sites)], sites)
     rois: SiteRoIs = step.shared[key]
     return rois
+
+
+def at_sites(maps: Sequence[Tensor], sizes: Sequence[tuple[int, int, int]], sites: Sequence[Tensor]) -> Tensor:
+    """(R, C): what maps (B, C, H, W) a level, fine first, hold at sites (r,) an image, R in all.
+
+    sizes: (height, width, anchors) of each level; a site is one anchor of one cell, in the order of ``Prediction.raw``.
+    """
+    cells, before = [], 0
+    for height, width, anchors in sizes:
+        of_level = torch.arange(before, before + height * width, device=maps[0].device)
+        cells.append(of_level.repeat_interleave(anchors))
+        before += height * width
+    cell_of = torch.cat(cells)  # (N,)
+    flat = torch.cat([m.flatten(2) for m in maps], dim=2)  # (B, C, cells)
+    return torch.cat([of_image[:, cell_of[index]].T for of_image, index in zip(flat, sites, strict=True)])
 
 
 def on_objects(boxes: Sequence[Tensor], targets: Sequence[Target], iou: float) -> Tensor:
