@@ -63,7 +63,7 @@ USED_BY = {
     "optimizer": {"distill": None},
     "sampling": {"invert": None},
     "student": {"distill": None},
-    "teacher": {"invert": None, "distill": None, "evaluate": None},
+    "teacher": {"invert": None, "distill": None, "evaluate": None, "features": None},
     "trainer": {"invert": None, "distill": None},
     "warm_start": {"invert": None},
     "verifier": {"invert": None},
