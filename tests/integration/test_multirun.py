@@ -50,6 +50,23 @@ def test_a_mistake_in_a_sweep_ends_it_with_its_message(command: Command, tiny: l
     assert open_store(tmp_path / "sweep" / "0")
 
 
+def test_a_sweep_of_distillations_goes_on_where_it_was_cut_off(
+    command: Command, tiny_distill: list[str], images: Path, tmp_path: Path
+) -> None:
+    sweep = ["optimizer.lr=0.001,0.002", "out=sweep", f"data.root={images}", "steps=2"]
+    command("distill", "-m", *tiny_distill, *sweep, cwd=tmp_path).ok()
+    kept, lost = (tmp_path / "sweep" / job for job in ("0", "1"))
+    (lost / "results.json").unlink()
+    (lost / "student.safetensors").unlink()
+    before = (kept / "student.safetensors").stat().st_mtime_ns
+    again = command("distill", "-m", *tiny_distill, *sweep, cwd=tmp_path).ok()
+    assert again.stdout.count("has its results already") == 1
+    assert (kept / "student.safetensors").stat().st_mtime_ns == before
+    assert (lost / "student.safetensors").is_file()
+    message = command("distill", "-m", *tiny_distill, *sweep, "ema_decay=0.5", cwd=tmp_path).error()
+    assert "keys that differ: ['ema_decay']" in message
+
+
 @pytest.mark.slow
 def test_a_sweep_in_two_processes_is_the_sweep_in_one(
     python: Command, tiny: list[str], tmp_path: Path, files_of: Files
