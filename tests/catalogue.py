@@ -115,6 +115,9 @@ STUDENT_TERMS: dict[str, tuple[str, ...]] = {
     "sgfi": ("faster_rcnn_r18",),
     "contrastive": ("faster_rcnn_r18",),
 }
+# Terms whose mean over processes is another than the joined batch's: they standardise maps over the batch.
+OF_THE_BATCH = ("pkd",)
+TWO_PROCESSES = tuple(term for term in STUDENT_TERMS if term not in OF_THE_BATCH)
 # Terms whose value is another for a larger batch, since its boxes are told apart from more others.
 TELLS_APART = ("contrastive",)
 
