@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detkd.detectors.darknet.detector import from_cfg, yolov3, yolov3_tiny
 from detkd.detectors.files import read_names
-from detkd.detectors.torchvision import FCOS, SSD, FasterRCNN, RetinaNet
+from detkd.detectors.torchvision import FCOS, SSD, CascadeRCNN, FasterRCNN, FasterRCNNC4, RetinaNet
 from detkd.detectors.ultralytics import UltralyticsDetector
 from detkd.losses.bn_stats import BatchNormStatistics
 from detkd.losses.careg import ClassAwareRegression
@@ -47,6 +47,11 @@ LOW: dict[str, Any] = {"score_threshold": 0.001}  # below the scores of random h
 SHARED_CFG = Path(os.environ.get("DETKD_SHARED", "../shared")) / "weights" / "yolo-fastest-1.1.cfg"
 
 
+def without(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The options but those of some names."""
+    return {k: v for k, v in options.items() if k not in names}
+
+
 @dataclass(frozen=True)
 class Case:
     """A detector to build. folds: whether it has convolutions with a BatchNorm behind them. needs: a file; package: an optional one."""
@@ -70,6 +75,8 @@ DETECTORS: dict[str, Case] = {
     "fcos_r18": Case(lambda: FCOS(**QUARTER, **LOW)),
     "fcos_r18_frozen": Case(lambda: FCOS(frozen_norms=True, **QUARTER, **LOW)),
     "faster_rcnn_r18": Case(lambda: FasterRCNN(**SMALL_ROI, **QUARTER, **LOW)),
+    "faster_rcnn_c4_r18": Case(lambda: FasterRCNNC4(**without(SMALL_ROI | QUARTER | LOW, "roi_width", "channels"))),
+    "cascade_rcnn_r18": Case(lambda: CascadeRCNN(**(SMALL_ROI | {"anchor_size": 24, "proposals": 64} | QUARTER | LOW))),
     "yolov8n": Case(lambda: UltralyticsDetector(CLASSES, "yolov8n", (64, 64), width=0.125), package="ultralytics"),
     "yolo11n": Case(lambda: UltralyticsDetector(CLASSES, "yolo11n", (64, 64), width=0.125), package="ultralytics"),
 }
@@ -100,6 +107,7 @@ TERMS: dict[str, Callable[[], Any]] = {
     "contrastive": lambda: Contrastive(queue=256, width=16),
 }
 
+TWO_STAGE = ("faster_rcnn_r18", "faster_rcnn_c4_r18", "cascade_rcnn_r18")
 # Terms that compare a student with its teacher, and the detectors that each is tried on, as both.
 STUDENT_TERMS: dict[str, tuple[str, ...]] = {
     "mimic": ("double", "yolov3_tiny"),
@@ -107,13 +115,13 @@ STUDENT_TERMS: dict[str, tuple[str, ...]] = {
         ("feature_l1", "feature_l2", "feature_smooth_l1", "ssim", "ms_ssim", "l1_ms_ssim", "pkd", "cwd", "mgd"),
         ("double", "yolov3_tiny"),
     ),
-    "defeat_neck": ("yolov3_tiny", "fcos_r18", "faster_rcnn_r18"),
+    "defeat_neck": ("yolov3_tiny", "fcos_r18", "faster_rcnn_r18", "faster_rcnn_c4_r18"),
     "defeat_backbone": ("retinanet_r18", "faster_rcnn_r18"),
-    "defeat_proposals": ("faster_rcnn_r18",),
-    "careg": ("faster_rcnn_r18",),
-    "prediction": ("faster_rcnn_r18",),
-    "sgfi": ("faster_rcnn_r18",),
-    "contrastive": ("faster_rcnn_r18",),
+    "defeat_proposals": TWO_STAGE,
+    "careg": TWO_STAGE,
+    "prediction": TWO_STAGE,
+    "sgfi": TWO_STAGE,
+    "contrastive": TWO_STAGE,
 }
 # Terms whose mean over processes is another than the joined batch's: they standardise maps over the batch.
 OF_THE_BATCH = ("pkd",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from detkd.detectors.capabilities import detectors_with, require
+from detkd.detectors.checkpoint import load_checkpoint, save_checkpoint
 from detkd.detectors.protocol import Detector, TwoStage
-from detkd.detectors.torchvision import FCOS, FasterRCNN, RetinaNet
+from detkd.detectors.torchvision import FCOS, CascadeRCNN, FasterRCNN, FasterRCNNC4, RetinaNet
+from detkd.detectors.torchvision.two_stage import TwoStageRCNN
 from detkd.errors import InputError
 from detkd.losses.step import Step
 from detkd.structures import Target
@@ -20,17 +23,29 @@ from detkd.structures import Target
 QUARTER: dict[str, Any] = {"image_size": (64, 96), "backbone": "resnet18", "channels": 48, "width": 0.25, "anchor_size": 8}
 SMALL_ROI: dict[str, Any] = {"roi_width": 64, "rois": 32, "train_proposals": 64, "proposals": 32, "score_threshold": 0.001}
 NAMES = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2")
+FAMILIES = ("faster_rcnn", "faster_rcnn_c4", "cascade_rcnn")
+ALL = (*NAMES, "faster_rcnn_c4", "cascade_rcnn")
+# of pooled features and embedding
+SHAPES = {"faster_rcnn": ((48, 7, 7), 64, 4), "faster_rcnn_c4": ((64, 14, 14), 128, 1), "cascade_rcnn": ((48, 7, 7), 64, 4)}
 
 
-def build(name: str = NAMES[0], **changes: Any) -> FasterRCNN:
+def build(name: str = NAMES[0], **changes: Any) -> Any:
     torch.manual_seed(0)
     options = {"classes": ("cat", "dog", "kite")} | QUARTER | SMALL_ROI | changes
-    detector = FasterRCNN(name, **options)
-    for module in detector.modules():
+    if name == "faster_rcnn_c4":
+        made: TwoStageRCNN = FasterRCNNC4(**{k: v for k, v in options.items() if k not in ("channels", "roi_width")})
+    elif name == "cascade_rcnn":
+        made = CascadeRCNN(**options)
+    else:
+        made = FasterRCNN(NAMES[0] if name == "faster_rcnn" else name, **options)
+    for module in made.modules():
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
-    return detector.eval()
+    for module_name, module in made.named_modules():
+        if isinstance(module, nn.Linear) and module_name.endswith("bbox_pred"):
+            nn.init.normal_(module.weight, std=0.1)  # so that boxes move
+    return made.eval()
 
 
 def images(count: int = 2) -> Tensor:
@@ -113,19 +128,27 @@ def test_refined_boxes_are_those_that_decoding_finds() -> None:
     assert moved[1].shape == (0, 4)
 
 
-def test_no_boxes_at_all() -> None:
-    detector = build()
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("count", [0, 3])
+def test_shapes_also_of_no_boxes_at_all(family: str, count: int) -> None:
+    detector, (pooled_shape, width, levels) = build(family), SHAPES[family]
+    assert detector.stages == (3 if family == "cascade_rcnn" else 1)
     with torch.no_grad():
-        prediction, none = detector(images()), [torch.zeros(0, 4)] * 2
-        assert detector.pool(prediction, none, level="all").shape == (0, 4, 48, 7, 7)
-        roi = detector.roi_head(detector.pool(prediction, none))
-    assert roi.embedding.shape == (0, 64)
-    assert roi.logits.shape == (0, 4)
-    assert roi.deltas.shape == (0, 3, 4)
+        prediction, boxes = detector(images()), [torch.tensor([[4.0, 6.0, 40.0, 50.0]]).repeat(count, 1), torch.zeros(0, 4)]
+        assert detector.pool(prediction, boxes, level="all").shape == (count, levels, *pooled_shape)
+        for stage in range(detector.stages):
+            pooled = detector.pool(prediction, boxes)
+            assert pooled.shape == (count, *pooled_shape)
+            roi = detector.roi_head(pooled, stage)
+            assert roi.embedding.shape == (count, width)
+            assert roi.logits.shape == (count, 4)
+            assert roi.deltas.shape == (count, 3, 4)
+            assert [len(b) for b in detector.refine(prediction, boxes, roi, stage)] == [count, 0]
 
 
-def test_gradient_flows_to_pixels_and_heads_but_not_through_boxes() -> None:
-    detector, pixels = build(), images().requires_grad_()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradient_flows_to_pixels_and_heads_but_not_through_boxes(family: str) -> None:
+    detector, pixels = build(family), images().requires_grad_()
     prediction = detector(pixels)
     proposals = detector.propose(prediction)
     assert not any(p.requires_grad for p in proposals)
@@ -137,7 +160,7 @@ def test_gradient_flows_to_pixels_and_heads_but_not_through_boxes() -> None:
     assert touched == {"backbone", "roi_heads"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("training", [True, False])
 def test_norms_modes_and_random_state_stay(name: str, training: bool) -> None:
     detector = build(name)
@@ -146,8 +169,11 @@ def test_norms_modes_and_random_state_stay(name: str, training: bool) -> None:
     before, modes = copy.deepcopy(detector.state_dict()), [m.training for m in detector.modules()]
     state, own = torch.get_rng_state(), detector.generator.get_state()
     proposals = detector.propose(prediction)
-    detector.roi_head(detector.pool(prediction, proposals))
+    for stage in range(detector.stages):
+        roi = detector.roi_head(detector.pool(prediction, proposals), stage)
+        detector.refine(prediction, proposals, roi, stage)
     detector.pool(prediction, proposals, level="all")
+    detector.decode(prediction)
     assert all(torch.equal(value, before[key]) for key, value in detector.state_dict().items())
     assert modes == [m.training for m in detector.modules()]
     assert torch.equal(state, torch.get_rng_state())
@@ -155,16 +181,18 @@ def test_norms_modes_and_random_state_stay(name: str, training: bool) -> None:
     assert all(m.track_running_stats for m in detector.modules() if isinstance(m, nn.BatchNorm2d))
 
 
-def test_proposals_are_those_of_decoding_in_either_mode() -> None:
-    detector = build(train_proposals=16)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_proposals_are_those_of_decoding_in_either_mode(family: str) -> None:
+    detector = build(family, train_proposals=16)
     prediction = detector(images())
     expected = detector.propose(prediction)
     assert [len(p) for p in expected] == [32, 32]
     torch.testing.assert_close(detector.train().propose(prediction), expected, rtol=0, atol=0)
 
 
-def test_loss_takes_proposals_of_another() -> None:
-    detector, wanted = build(), targets()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_takes_proposals_of_another(family: str) -> None:
+    detector, wanted, first = build(family), targets(), "roi_cls_1" if family == "cascade_rcnn" else "roi_cls"
     prediction = detector(images())
     with torch.no_grad():
         own = detector.propose(prediction)  # 32, where the loss would take 64
@@ -174,15 +202,108 @@ def test_loss_takes_proposals_of_another() -> None:
     given = detector.loss(prediction, wanted, [p[:4] for p in own])
     assert given["rpn_obj"] == expected["rpn_obj"]
     assert given["rpn_box"] == expected["rpn_box"]
-    assert given["roi_cls"] != expected["roi_cls"]
+    assert given[first] != expected[first]
     detector.reseed(0)
     none = detector.loss(prediction, wanted, [torch.zeros(0, 4)] * 2)
     assert all(torch.isfinite(v) for v in none.values())
-    same = build(train_proposals=32)
+    same = build(family, train_proposals=32)
     same.reseed(0)
     usual = same.loss(prediction, wanted)
     same.reseed(0)
     torch.testing.assert_close(same.loss(prediction, wanted, same.propose(prediction)), usual, rtol=0, atol=0)
+
+
+def no_targets() -> list[Target]:
+    return [Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))] * 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_is_finite_without_boxes_reaches_the_pixels_and_repeats(family: str) -> None:
+    detector, state = build(family), torch.get_rng_state()
+    before = copy.deepcopy(detector.state_dict())
+    for wanted in (targets(), no_targets()):
+        pixels = images().requires_grad_()
+        prediction = detector(pixels)
+        detector.reseed(0)
+        parts = detector.loss(prediction, wanted)
+        assert all(v.ndim == 0 and v.dtype == torch.float32 and torch.isfinite(v) for v in parts.values()), parts
+        detector.reseed(0)
+        again = detector.loss(prediction, wanted)
+        assert all(torch.equal(value, again[name]) for name, value in parts.items())
+        torch.stack(list(parts.values())).sum().backward()
+        assert pixels.grad is not None
+        assert torch.isfinite(pixels.grad).all()
+        assert (pixels.grad.abs().amax(dim=(1, 2, 3)) > 0).all()
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_image_of_a_prediction_decodes_as_in_the_batch(family: str) -> None:
+    detector = build(family)
+    with torch.no_grad():
+        prediction = detector(images())
+    both = detector.decode(prediction)
+    for index, found in enumerate(both):
+        assert len(found["boxes"]) > 3
+        assert (found["scores"].diff() <= 0).all()
+        (alone,) = detector.decode(prediction.image(index))
+        torch.testing.assert_close(dict(alone), dict(found), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpoint_builds_it_again(family: str, tmp_path: Path) -> None:
+    detector = build(family, nms_iou=0.4, max_detections=7, roi_box_gain=2.0, sampling_seed=3)
+    save_checkpoint(detector, tmp_path / "detector.safetensors")
+    again: Any = load_checkpoint(tmp_path / "detector.safetensors")
+    assert type(again) is type(detector)
+    assert again.arguments() == detector.arguments()
+    again.eval()
+    with torch.no_grad():
+        expected, found = detector.decode(detector(images())), again.decode(again(images()))
+    assert len(found[0]["boxes"]) == 7
+    torch.testing.assert_close([dict(d) for d in found], [dict(d) for d in expected], rtol=0, atol=0)
+    wanted = targets()
+    detector.reseed(3)
+    assert again.loss(again(images()), wanted) == detector.loss(detector(images()), wanted)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_few_steps_on_one_image_lower_the_loss(family: str) -> None:
+    detector = build(family).train()
+    statistics = {n: v.clone() for n, v in detector.state_dict().items() if n.endswith("running_mean")}
+    optimizer = torch.optim.SGD(detector.parameters(), lr=0.01, momentum=0.9)
+    totals = []
+    for _ in range(8):
+        detector.reseed(0)
+        total = torch.stack(list(detector.loss(detector(images(1)), targets()[:1]).values())).sum()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert totals[-1] < 0.8 * totals[0], totals
+    assert all(p.grad is not None for p in detector.parameters())
+    assert not any(torch.equal(value, detector.state_dict()[name]) for name, value in statistics.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norms_leave_the_roi_head_out_and_can_be_frozen(family: str) -> None:
+    detector = build(family)
+    assert [n.name for n in detector.norms()]
+    assert not any("roi_heads" in n.name for n in detector.norms())
+    frozen = build(family, frozen_norms=True)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in frozen.modules())
+    assert len(frozen.norms()) == len(detector.norms())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"backbone": "vgg16"}, "backbone: expected one of"), ({"width": 0.0}, "width"), ({"classes": None}, "classes")],
+)
+def test_bad_arguments_are_named(family: str, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        build(family, **changes)
 
 
 def test_step_makes_proposals_once_and_of_the_teacher_first() -> None:
@@ -214,7 +335,8 @@ def test_protocol_and_require() -> None:
     assert isinstance(dense, Detector)
     assert not isinstance(dense, TwoStage)
     assert require(two, TwoStage, "sgfi") is two
-    assert detectors_with(TwoStage) == ["FasterRCNN"]
+    assert detectors_with(TwoStage) == ["CascadeRCNN", "FasterRCNN", "FasterRCNNC4"]
+    assert all(isinstance(build(family), TwoStage) for family in FAMILIES)
     with pytest.raises(
         InputError, match=r"loss 'sgfi': expected a student with a RoI head .* a FCOS without propose.*FasterRCNN"
     ):

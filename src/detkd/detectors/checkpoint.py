@@ -31,6 +31,8 @@ ARCHITECTURES = {
     "RetinaNet": "detkd.detectors.torchvision",
     "FCOS": "detkd.detectors.torchvision",
     "FasterRCNN": "detkd.detectors.torchvision",
+    "FasterRCNNC4": "detkd.detectors.torchvision",
+    "CascadeRCNN": "detkd.detectors.torchvision",
     "UltralyticsDetector": "detkd.detectors.ultralytics",
 }
 

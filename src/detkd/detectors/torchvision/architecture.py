@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, cast, get_args
 
 from detkd.errors import InputError
 from detkd.structures import DetectorSpec, Resize
 
 Rgb = tuple[float, float, float]
+Conventions = Literal["torchvision", "mmdetection"]
 IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
 IMAGENET_STD: Rgb = (0.229, 0.224, 0.225)
 
@@ -77,3 +79,12 @@ def _rgb(name: str, values: Sequence[float]) -> Rgb:
         kind = "positive numbers" if name == "std" else "numbers"
         raise InputError(f"{name}: expected three {kind}, one a channel, got {list(values)}")
     return float(values[0]), float(values[1]), float(values[2])
+
+
+def check_conventions(name: str, backbone: str) -> Conventions:
+    """The conventions of that name. Raises InputError on others, and where a backbone knows torchvision's alone."""
+    if name not in get_args(Conventions):
+        raise InputError(f"conventions: expected one of {', '.join(get_args(Conventions))}, got {name!r}")
+    if name == "mmdetection" and not backbone.startswith("resnet"):
+        raise InputError(f"conventions: expected a ResNet for {name}, got {backbone}")
+    return cast(Conventions, name)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import Any
 
 from torch import Tensor, nn
+from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection.backbone_utils import BackboneWithFPN, mobilenet_backbone
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
@@ -94,6 +95,31 @@ def resnet_fpn(
     )
 
 
+class TrunkOnly(nn.Module):
+    """A backbone without a pyramid, of the same parts: ``body`` gives the stages, ``fpn`` their last."""
+
+    def __init__(self, body: nn.Module, out_channels: int) -> None:
+        super().__init__()
+        self.body, self.fpn, self.out_channels = body, LastOf(), out_channels
+
+
+class LastOf(nn.Module):
+    """The last of several maps, under the name "0"."""
+
+    def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Maps by name, fine first, to the last of them."""
+        return {"0": list(maps.values())[-1]}
+
+
+def resnet_c4(backbone: str, width: float) -> tuple[TrunkOnly, nn.Module]:
+    """A ResNet up to layer3, which gives c2 to c4, and its layer4 alone."""
+    body = resnet_body(backbone, width)
+    last = body.get_submodule("layer4")
+    del body.layer4
+    stages = IntermediateLayerGetter(body, {f"layer{stage}": str(stage - 1) for stage in (1, 2, 3)})
+    return TrunkOnly(stages, stage_channels(backbone, width)[2]), last
+
+
 def mobilenet_fpn() -> BackboneWithFPN:
     """torchvision's MobileNetV3-Large with a pyramid of 256 channels over its last two stages, trainable throughout."""
     return mobilenet_backbone(backbone_name=MOBILENET, weights=None, fpn=True, norm_layer=nn.BatchNorm2d, trainable_layers=6)
@@ -105,17 +131,23 @@ def check_backbone(own: str, backbone: str | None, width: float, channels: int) 
     Raises InputError on unknown names and widths; MobileNet comes in one size only.
     """
     name = own if backbone is None else backbone
-    if name not in RESNETS and name != own:
-        raise InputError(f"backbone: expected one of {sorted({*RESNETS, own})}, got {name!r}")
-    if not width > 0:
-        raise InputError(f"width: expected a positive factor, got {width}")
-    if channels < 1:
-        raise InputError(f"channels: expected a positive number, got {channels}")
+    if name != own or name in RESNETS:
+        check_resnet(name, width, channels, also=own)
     if name == MOBILENET and (width != 1.0 or channels != 256):
         raise InputError(
             f"backbone: {name} comes with width=1 and channels=256 only, got width={width} and channels={channels}"
         )
     return name
+
+
+def check_resnet(backbone: str, width: float, channels: int = 256, also: str | None = None) -> None:
+    """Raises InputError unless ``backbone`` is one of RESNETS, and width and channels are positive. also: another name for the message."""
+    if backbone not in RESNETS:
+        raise InputError(f"backbone: expected one of {sorted({*RESNETS} | ({also} if also else set()))}, got {backbone!r}")
+    if not width > 0:
+        raise InputError(f"width: expected a positive factor, got {width}")
+    if channels < 1:
+        raise InputError(f"channels: expected a positive number, got {channels}")
 
 
 def freeze_norms(module: nn.Module, eps: float) -> None:
