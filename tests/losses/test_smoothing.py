@@ -38,16 +38,17 @@ def test_equals_a_window_cut_at_the_borders(height: int, width: int, size: int, 
     maps = torch.randn(2, height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     smooth = Smoothing(height, width, window, size, 1.5, maps)
     expected, squares = reference(maps.numpy(), window, size, 1.5)
-    np.testing.assert_allclose(smooth(maps).numpy(), expected, atol=1e-12)
+    found = smooth(maps.transpose(0, 1)[None])[0].transpose(0, 1)  # rows before planes
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
     alone = squares > 1 - 1e-6
     np.testing.assert_allclose(smooth.unbiased().numpy(), np.where(alone, 1, 1 / np.where(alone, 1, 1 - squares)), rtol=1e-9)
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 9), (130, 131), (49, 1)])
 def test_writing_is_the_same_and_transposed_the_adjoint(height: int, width: int) -> None:
-    a, b = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a, b = torch.randn(2, 3, height, 4, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     smooth = Smoothing(height, width, "gaussian", 11, 1.5, a)
-    scratch, out = torch.empty(2, 3, height, width, dtype=torch.float64)
+    scratch, out = torch.empty(2, 3, height, 4, width, dtype=torch.float64)
     torch.testing.assert_close(smooth.write(a, scratch, out), smooth(a))
     product = (smooth(a) * b).sum()
     torch.testing.assert_close((a * smooth.write(b, scratch, out, transposed=True)).sum(), product)

@@ -133,11 +133,11 @@ def test_equals_pytorch_msssim_away_from_the_borders() -> None:
     )
     for m in (inner, other):
         m[:, 0, 0, 0], m[:, 0, 0, 1] = 0, 1  # so that rescaling changes nothing
-    planes = [m.flatten(0, 1) for m in (inner, other)]
-    ours = similarity(*planes, Smoothing(24, 20, "gaussian", 11, 1.5, inner), (1, 1, 1))[:, 5:-5, 5:-5]
+    planes = [m.flatten(0, 1).transpose(0, 1) for m in (inner, other)]  # rows before planes
+    ours = similarity(*planes, Smoothing(24, 20, "gaussian", 11, 1.5, inner), (1, 1, 1))[5:-5, :, 5:-5]
     # theirs has cells whose whole window is inside alone
     theirs = pytorch_msssim.ssim(inner, other, data_range=1, size_average=False, nonnegative_ssim=False)
-    torch.testing.assert_close(ours.reshape(2, -1).mean(1), theirs, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(ours.transpose(0, 1).reshape(2, -1).mean(1), theirs, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("side", [70, 200])

@@ -11,8 +11,9 @@ from torch import Tensor
 from detkd.errors import InputError
 
 Per = Literal["level", "sample", "channel"]
-# Student and teacher planes in [0, 1], (n, H, W) each, and whether a gradient is wanted; to the sum of a loss over all elements, and its
-# gradient to the student (which may be overwritten) or None. It must treat planes apart.
+# Student and teacher planes in [0, 1], (H, n, W) each, and whether a gradient is wanted; to the sum of a loss over all elements, and its
+# gradient to the student (which may be overwritten) or None. It must treat planes apart. Rows come first, so that a window over them is one
+# product for all planes.
 Loss = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 # Elements a chunk: on a CPU its intermediate results stay in the cache; on other devices fewer and larger kernels count.
 CPU_CHUNK = 1 << 16
@@ -97,21 +98,22 @@ class _Rescaled(torch.autograd.Function):
         to_lowest, to_highest = student.new_zeros(len(student)), student.new_zeros(len(student))
         total = student.new_zeros(())
         step = chunk_planes(student)
-        both = student.new_empty(2, step, *student.shape[1:])
+        height, width = student.shape[1:]
+        memory = student.new_empty(2, step * height * width)
         for i in range(0, len(student), step):
             j = min(i + step, len(student))
-            x, y = both[:, : j - i]
-            factor = mine.factor[i:j]
-            torch.sub(student[i:j], mine.lowest[i:j], out=x).mul_(factor)
-            torch.sub(teacher[i:j], theirs.lowest[i:j], out=y).mul_(theirs.factor[i:j])
+            x, y = memory[:, : (j - i) * height * width].view(2, height, j - i, width)
+            factor = mine.factor[i:j].view(-1, 1)  # (n, 1)
+            torch.sub(student[i:j].transpose(0, 1), mine.lowest[i:j].view(-1, 1), out=x).mul_(factor)
+            torch.sub(teacher[i:j].transpose(0, 1), theirs.lowest[i:j].view(-1, 1), out=y).mul_(theirs.factor[i:j].view(-1, 1))
             value, to_x = loss(x, y, wanted)
             total += value
             if to_x is not None:
                 # x = (s - lowest) / (highest - lowest)
-                torch.mul(to_x, factor, out=gradient[i:j])
+                torch.mul(to_x, factor, out=gradient[i:j].transpose(0, 1))
                 through_both = gradient[i:j].sum((1, 2))
-                torch.sum(to_x.mul_(x), (1, 2), out=to_highest[i:j])
-                to_highest[i:j].mul_(factor[:, 0, 0]).neg_()
+                torch.sum(to_x.mul_(x), (0, 2), out=to_highest[i:j])
+                to_highest[i:j].mul_(factor[:, 0]).neg_()
                 to_lowest[i:j] = -through_both - to_highest[i:j]
         if wanted:
             mine.spread(gradient, student, to_lowest, to_highest)

@@ -13,7 +13,7 @@ from detkd.errors import InputError
 
 Window = Literal["gaussian", "uniform"]
 # Sides longer than _DENSE cells are multiplied in blocks: a dense matrix would touch the whole side for each cell.
-_DENSE, _BLOCK = 48, 20
+_DENSE, _BLOCK = 48, 16
 
 
 def check_window(term: str, window: str, size: int, sigma: float) -> None:
@@ -60,23 +60,23 @@ class Smoothing:
         ]
 
     def __call__(self, maps: Tensor) -> Tensor:
-        """(..., H, W) maps to weighted means around each cell, same shape. Differentiable."""
-        return self.rows @ (maps @ self.columns.T)
+        """(k, H, n, W) maps, rows before planes, to weighted means around each cell, same shape. Differentiable."""
+        return (self.rows @ (maps @ self.columns.T).flatten(2)).view_as(maps)
 
     def write(self, maps: Tensor, scratch: Tensor, out: Tensor, transposed: bool = False) -> Tensor:
         """The same into ``out``, without a gradient and without touching new memory, which costs more than the products.
 
         Args:
-            maps, scratch, out: contiguous, of one shape (..., H, W), three different ones.
+            maps, scratch, out: contiguous, of one shape (k, H, n, W), three different ones.
             transposed: the adjoint instead, a gradient to the means to the gradient to the maps.
         """
-        height, width = maps.shape[-2:]
+        count, height, _, width = maps.shape
         lines, half = maps.view(-1, width), scratch.view(-1, width)
         for block, of_block, weights in self._column_blocks[transposed]:
             torch.mm(lines[:, of_block], weights, out=half[:, block])
-        planes, done = scratch.view(-1, height, width), out.view(-1, height, width)
+        rows, done = scratch.view(count, height, -1), out.view(count, height, -1)
         for block, of_block, weights in self._row_blocks[transposed]:
-            torch.bmm(weights.expand(len(planes), -1, -1), planes[:, of_block], out=done[:, block])
+            torch.bmm(weights.expand(count, -1, -1), rows[:, of_block], out=done[:, block])
         return out
 
     def unbiased(self) -> Tensor:

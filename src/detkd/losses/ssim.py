@@ -50,7 +50,7 @@ def ssim_loss(
     with torch.autocast(student.device.type, enabled=False), exact_products():
         mine, theirs = full(student), full(teacher)
         smooth = Smoothing(mine.shape[-2], mine.shape[-1], window, size, sigma, mine)
-        correction = smooth.unbiased() if unbiased else None
+        correction = smooth.unbiased()[:, None] if unbiased else None
         if alpha == beta == gamma == 1:
             return rescaled_mean(_PlainLoss(smooth, correction), mine, theirs.to(mine), per)
 
@@ -66,14 +66,14 @@ def ssim_loss(
 def similarity(
     student: Tensor, teacher: Tensor, smooth: Smoothing, exponents: tuple[float, float, float], correction: Tensor | None = None
 ) -> Tensor:
-    """Local l^alpha c^beta s^gamma of planes in [0, 1], (n, H, W) each; same shape.
+    """Local l^alpha c^beta s^gamma of planes in [0, 1], (H, n, W) each; same shape.
 
     l = (2 m_S m_T + C1) / (m_S^2 + m_T^2 + C1), c = (2 s_S s_T + C2) / (s_S^2 + s_T^2 + C2), s = (s_ST + C3) / (s_S s_T + C3).
     With beta = gamma = 1, c s is (2 s_ST + C2) / (s_S^2 + s_T^2 + C2), which has no root. Otherwise variances are clamped at 1e-8 before the
     root, and so are the bases of exponents that are no whole numbers: s may be negative.
 
     Args:
-        correction: (H, W) factors of variances and covariance, or None.
+        correction: (H, 1, W) factors of variances and covariance, or None.
     """
     alpha, beta, gamma = exponents
     scale = 1.0 if correction is None else correction
@@ -120,15 +120,16 @@ class _PlainLoss:
         torch.mul(x, x, out=stack[2]).addcmul_(y, y)
         torch.mul(x, y, out=stack[3])
         a, b, p, r = self.smooth.write(stack, scratch, means)
-        q = torch.mul(a, a, out=stack[0]).addcmul_(b, b)
-        m = torch.mul(a, b, out=stack[1])
-        p.sub_(q)
-        r.sub_(m)
-        if self.correction is not None:
-            p.mul_(self.correction)
-            r.mul_(self.correction)
-        z = r.mul_(2).add_(C2).div_(p.add_(C2))
-        luminance = m.mul_(2).add_(C1).div_(q.add_(C1))
+        c1 = x.new_full((), C1)
+        q = torch.addcmul(c1, a, a, out=stack[0]).addcmul_(b, b)  # q + C1
+        m = torch.addcmul(c1, a, b, value=2, out=stack[1])  # 2 m + C1
+        if self.correction is None:
+            p.sub_(q).add_(C1 + C2)
+            r = torch.add(c1 + C2, r, alpha=2, out=r).sub_(m)
+        else:
+            p.sub_(q).add_(C1).mul_(self.correction).add_(C2)
+            r = torch.add(c1, r, alpha=2, out=r).sub_(m).mul_(self.correction).add_(C2)
+        z, luminance = r.div_(p), m.div_(q)
         value = (x.numel() - torch.dot(luminance.view(-1), z.view(-1))) / 2
         if not wanted:
             return value, None
