@@ -1,4 +1,4 @@
-"""One name for each COCO class: darknet's and Pascal VOC's spellings mean the same things."""
+"""One name for each COCO class: darknet's, Pascal VOC's and BDD100k's spellings mean the same things."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from detkd.errors import InputError
 
-# As in darknet's coco.names and in VOC, against the official COCO categories.
+# As in darknet's coco.names, in VOC and in BDD100k, against the official COCO categories.
 SYNONYMS = {
     "motorbike": "motorcycle",
     "aeroplane": "airplane",
@@ -14,6 +14,9 @@ SYNONYMS = {
     "pottedplant": "potted plant",
     "diningtable": "dining table",
     "tvmonitor": "tv",
+    "motor": "motorcycle",
+    "bike": "bicycle",
+    "pedestrian": "person",
 }
 
 

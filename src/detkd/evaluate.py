@@ -1,35 +1,29 @@
-"""python -m detkd.evaluate: score a detector on a COCO json, or write its detections for images without labels."""
+"""python -m detkd.evaluate: score a detector on a data set, or write its detections for images without labels."""
 
 from __future__ import annotations
 
 from omegaconf import DictConfig
 from rich.console import Console
 
-from detkd.data.coco import CocoDataset
 from detkd.errors import InputError
 from detkd.evaluation.coco import coco_detections, detect, score
 from detkd.runtime import build
-from detkd.runtime.data import KEYS
-from detkd.runtime.run import claim, device_of, entry_point, output_dir, write_json, write_results, write_text
+from detkd.runtime.data import KEYS, open_labelled
+from detkd.runtime.run import claim, device_of, entry_point, finished, output_dir, write_json, write_results, write_text
 
 
 @entry_point("evaluate")
 def main(cfg: DictConfig) -> dict[str, object]:
     """Run the detector over the images; write results.json and a table, or detections.json where there are no labels."""
     folder = output_dir()
-    if cfg.data.root is None:
+    if (done := finished(cfg, folder)) is not None:
+        return done
+    if cfg.data.get("root") is None:
         raise InputError("data.root: expected a folder of images, like data.root=DIR, found none")
+    if cfg.data.holdout:
+        raise InputError(f"data.holdout: expected 0, since all images are scored, found {cfg.data.holdout}")
     detector = build.required(build.build_detector(cfg.teacher, "teacher"), "teacher")
-    dataset = CocoDataset(
-        cfg.data.root,
-        cfg.data.annotations,
-        classes=detector.spec.classes,
-        image_size=detector.spec.image_size,
-        resize=detector.spec.resize,
-        length=cfg.data.length,
-        on_unknown=cfg.data.on_unknown,
-        invalid_boxes=cfg.data.invalid_boxes,
-    )
+    dataset = open_labelled(cfg.data, detector.spec)
     claim(cfg, folder)
     detections = detect(detector, dataset, cfg.batch_size, device_of(cfg.device), cfg.data.num_workers)
     image_ids = [dataset.image_id(i) for i in range(len(dataset))]

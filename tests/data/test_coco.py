@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from detkd.data import coco
-from detkd.data.coco import CocoDataset, read_image, spread
+from detkd.data import images as image_files
+from detkd.data.coco import CocoDataset
+from detkd.data.dataset import spread
+from detkd.data.images import read_image
 from detkd.data.store import StoreWriter
 from detkd.errors import InputError
 from detkd.structures import Target
@@ -141,7 +143,7 @@ def test_random_damage_never_escapes(tmp_path: Path) -> None:
 
 
 def test_bombs_and_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coco, "MAX_PIXELS", 100)
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 100)
     gradient(11, 10).save(tmp_path / "big.png")
     with pytest.raises(InputError, match=r"big.png: expected at most 100 pixels, found 10 x 11"):
         read_image(tmp_path / "big.png")

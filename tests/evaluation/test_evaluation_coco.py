@@ -244,3 +244,89 @@ def test_ground_truth_against_itself_on_real_annotations(shared: Path) -> None:
     scores = score(perfect, truths, [category["name"] for category in data["categories"]])
     assert scores.images == 164
     assert scores.ap == pytest.approx(1, abs=0.01)
+
+
+def ignoring(target: dict[str, Any], *flags: bool) -> dict[str, Any]:
+    return {**target, "ignore": torch.tensor(flags)}
+
+
+def together(*targets: dict[str, Any]) -> dict[str, Any]:
+    return {key: torch.cat([target[key] for target in targets]) for key in targets[0]}
+
+
+def test_a_difficult_object_is_neither_hit_nor_miss() -> None:
+    truth = ignoring(together(box(0, 0, 10, 10, 0), box(50, 50, 90, 90, 0)), False, True)
+    hit, sure = box(0, 0, 10, 10, 0, 0.5), box(50, 50, 90, 90, 0, 0.9)
+    again, beside = box(50, 50, 90, 85, 0, 0.8), box(50, 50, 90, 60, 0, 0.7)
+    for found in (hit, together(hit, sure), together(sure, again, hit)):
+        # missed, found, and found twice over
+        assert score([found], [truth], ("a",)).ap50 == pytest.approx(1)
+        assert ap50([found], [truth], ("a",)).value == pytest.approx(1)
+    # counted, a miss costs half of the recall and a find that comes first half of the precision
+    plain = {key: value for key, value in truth.items() if key != "ignore"}
+    assert score([hit], [plain], ("a",)).ap50 == pytest.approx(51 / 101)
+    assert score([together(sure, hit)], [box(0, 0, 10, 10, 0)], ("a",)).ap50 == pytest.approx(0.5)
+    # what overlaps it by less (IoU 1/4, though wholly inside, as it would have to be in a crowd) is a false alarm
+    assert score([together(beside, hit)], [truth], ("a",)).ap50 == pytest.approx(0.5)
+    crowd = {**plain, "iscrowd": torch.tensor([False, True])}
+    assert score([together(beside, hit)], [crowd], ("a",)).ap50 == pytest.approx(1)
+    # and so is one of another class
+    other = together(truth, ignoring(box(0, 0, 5, 5, 1), False))
+    wrong = together(hit, box(50, 50, 90, 90, 1, 0.9), box(0, 0, 5, 5, 1, 0.4))
+    assert score([wrong], [other], ("a", "b")).ap50 == pytest.approx((1 + 0.5) / 2)
+
+
+def test_a_class_of_difficult_objects_alone_is_not_scored() -> None:
+    truth = ignoring(together(box(0, 0, 10, 10, 0), box(20, 20, 30, 30, 1)), False, True)
+    scores = score([box(0, 0, 10, 10, 0, 0.9)], [truth], ("a", "b"))
+    assert scores.per_class == {"a": pytest.approx(1), "b": None}
+    assert score([box(0, 0, 10, 10, 0, 0.9)], [ignoring(box(0, 0, 10, 10, 0), True)], ("a",)).ap is None
+
+
+def ap50_by_hand(detections: list[Any], truths: list[Any], label: int) -> float:
+    """AP50 of a class in plain Python: best score first, each box that counts once, boxes to ignore as often as they are met."""
+    found: list[tuple[float, bool]] = []
+    for detection, truth in zip(detections, truths):
+        of_class = [i for i, other in enumerate(truth["labels"].tolist()) if other == label]
+        order = sorted(range(len(detection["scores"])), key=lambda i: -float(detection["scores"][i]))
+        free = {i for i in of_class if not truth["ignore"][i]}
+        for i in [i for i in order if detection["labels"][i] == label]:
+            overlap = {t: iou(detection["boxes"][i].tolist(), truth["boxes"][t].tolist()) for t in of_class}
+            best = max(free, key=lambda t: overlap[t], default=None)
+            if best is not None and overlap[best] >= 0.5:
+                free.remove(best)
+                found.append((float(detection["scores"][i]), True))
+            elif not any(truth["ignore"][t] and overlap[t] >= 0.5 for t in of_class):
+                found.append((float(detection["scores"][i]), False))
+    positives = sum(int((t["labels"][~t["ignore"]] == label).sum()) for t in truths)
+    found.sort(key=lambda entry: -entry[0])
+    hits, points = 0, []
+    for rank, (_, hit) in enumerate(found, start=1):
+        hits += hit
+        points.append((hits / positives, hits / rank))
+    return sum(max((p for r, p in points if r >= k / 100 - 1e-12), default=0.0) for k in range(101)) / 101
+
+
+def iou(a: list[float], b: list[float]) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    common = max(width, 0) * max(height, 0)
+    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_boxes_to_ignore_against_a_reference(seed: int) -> None:
+    detections, truths = problem(seed=seed)
+    g = torch.Generator().manual_seed(seed)
+    truths = [
+        {**t, "iscrowd": torch.zeros_like(t["iscrowd"]), "ignore": torch.rand(len(t["labels"]), generator=g) < 0.4}
+        for t in truths
+    ]
+    # scores without ties: equal ones may be put in any order
+    for detection in detections:
+        detection["scores"] = torch.rand(len(detection["scores"]), generator=g)
+    found = ap50(detections, truths, CLASSES).per_class
+    assert found.keys() == set(CLASSES[:4])
+    for label, name in enumerate(CLASSES[:4]):
+        assert found[name] == pytest.approx(ap50_by_hand(detections, truths, label), abs=1e-6)
+    counted = ap50(detections, [{k: v for k, v in t.items() if k != "ignore"} for t in truths], CLASSES)
+    assert any(abs(counted.per_class[name] - found[name]) > 0.01 for name in found)

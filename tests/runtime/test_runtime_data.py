@@ -10,9 +10,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
+from PIL import Image
 
 from detkd.data.scenes import CLASSES
 from detkd.data.store import StoreWriter
+from detkd.data.voc import CLASSES as VOC_CLASSES
 from detkd.detectors.checkpoint import fingerprint
 from detkd.errors import InputError
 from detkd.runtime import data
@@ -150,3 +152,60 @@ def test_summary_is_one_line_also_without_scores() -> None:
     known = {"ap50": 0.5, "ap": 0.25, "images": 4, "scored_on": "val"}
     assert data.summary(known) == "AP50 0.500, AP 0.250 on 4 images (val)"
     assert data.summary({"ap50": None}).startswith("not scored")
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """A year's folder with 8 images, each with one cat that counts and one that is difficult."""
+    year = tmp_path / "VOC2007"
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (year / folder).mkdir(parents=True)
+    for name in map(str, range(8)):
+        Image.new("RGB", (64, 64)).save(year / "JPEGImages" / f"{name}.jpg")
+        objects = "".join(
+            f"<object><name>cat</name><difficult>{i}</difficult><bndbox><xmin>{1 + 32 * i}</xmin><ymin>1</ymin>"
+            f"<xmax>{32 + 32 * i}</xmax><ymax>64</ymax></bndbox></object>"
+            for i in (0, 1)
+        )
+        text = f"<annotation><filename>{name}.jpg</filename><size><width>64</width><height>64</height></size>{objects}</annotation>"
+        (year / "Annotations" / f"{name}.xml").write_text(text)
+    (year / "ImageSets/Main/trainval.txt").write_text("0\n1\n2\n3\n4\n5\n")
+    (year / "ImageSets/Main/test.txt").write_text("6\n7\n")
+    return tmp_path
+
+
+def test_a_set_of_another_format(voc: Path, doubles: Any) -> None:
+    overrides = ["data=voc", f"data.root={voc}", "data.num_workers=0", "labels=real"]
+    assert data.classes_of(config(*overrides)) == VOC_CLASSES
+    student = doubles.TinyDetector(classes=("cat",), image_size=(32, 32))
+    module = data.build_datamodule(config(*overrides), student, None)
+    assert len(module.train_set) == 6
+    target = module.train_set[0]["target"]
+    assert target["boxes"].tolist() == [[0, 0, 16, 32]]
+    scored = config(*overrides, "select=val", f"val.root={voc}", "val.format=voc", "val_every=1")
+    module = data.build_datamodule(scored, student, None)
+    assert module.val_set is not None
+    assert len(module.val_set) == 2  # type: ignore[arg-type]
+    assert data.open_labelled(scored.val, student.spec).ground_truth(0)["ignore"].tolist() == [False, True]
+    with pytest.raises(
+        InputError, match=r"data\.root: expected the folder of the set, like data\.root=DIR with data=voc, found none"
+    ):
+        data.build_datamodule(config("data=voc"), student, None)
+
+
+def test_held_out_images_are_scored_without_their_difficult_objects(
+    voc: Path, doubles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = config("data=voc", f"data.root={voc}", "data.num_workers=0", "labels=real", "data.holdout=0.5")
+    student = doubles.TinyDetector(classes=("cat",), image_size=(32, 32))
+
+    def both(detector: Any, dataset: Any, *_: object) -> list[Any]:
+        boxes = torch.tensor([[0.0, 0, 32, 64], [32, 0, 64, 64]])
+        return [
+            {"boxes": boxes, "labels": torch.zeros(2).long(), "scores": torch.tensor([0.5, 0.9])} for _ in range(len(dataset))
+        ]
+
+    monkeypatch.setattr(data, "detect", both)
+    scores = data.score_student(cfg, student, data.build_datamodule(cfg, student, None))
+    assert scores["ap"] == pytest.approx(1)
+    assert (scores["images"], scores["scored_on"]) == (3, "held-out images")

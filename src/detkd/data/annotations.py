@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from detkd.boxes import area_xyxy, clip_xyxy, xywh_to_xyxy, xyxy_to_xywh
 from detkd.classes import canonical
+from detkd.data import checks
+from detkd.data.checks import OnProblem
 from detkd.disk import parse_json
 from detkd.errors import InputError
 from detkd.structures import Target
 
-OnProblem = Literal["error", "drop"]
-
 
 class GroundTruth(Target):
-    """A target in original pixels for evaluation: also iscrowd (n,) bool and area (n,) float, the json's, in square pixels."""
+    """A target in original pixels for evaluation.
+
+    iscrowd: (n,) bool, a group of objects in one box (COCO). area: (n,) float, the json's, in square pixels. ignore: (n,) bool, an
+    object that counts neither when it is found nor when it is missed (VOC's difficult ones).
+    """
 
     iscrowd: Tensor
     area: Tensor
+    ignore: Tensor
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,29 @@ def read_annotations(
     return _read(path, folders, classes, on_unknown, invalid_boxes)
 
 
+def read_or_proxy(
+    read: Callable[[Sequence[str] | None, OnProblem], Annotations],
+    classes: Sequence[str] | None,
+    invalid_boxes: OnProblem,
+    proxy: bool,
+) -> Annotations:
+    """Read a set for its boxes, or where its boxes do not fit for its images alone.
+
+    Args:
+        read: of (classes, invalid_boxes), a reader of any format.
+        proxy: only the images matter: categories that are not among ``classes`` and invalid boxes then give images without targets,
+            with a warning, in place of the reader's InputError. Other faults remain errors.
+    """
+    try:
+        return read(classes, invalid_boxes)
+    except InputError as error:
+        if not proxy:
+            raise
+        images = read(None, "drop")
+        warnings.warn(f"images are used without their boxes: {error}", stacklevel=3)
+        return replace(images, records=[replace(record, truth=None) for record in images.records], category_ids={})
+
+
 def read_boxes(
     path: Path,
     classes: Sequence[str] | None = None,
@@ -121,7 +149,7 @@ def _read(
     invalid_boxes: OnProblem,
 ) -> Annotations:
     """As :func:`read_annotations`; without folders no image is looked for, and the path of every record is that of the json."""
-    content = _entry(_read_json(path), str(path), ("images", "categories"))
+    content = checks.entry(_read_json(path), str(path), ("images", "categories"))
     names = _categories(content["categories"], path)
     if classes is None:
         classes = tuple(dict.fromkeys(names[i] for i in sorted(names)))
@@ -134,7 +162,8 @@ def _read(
     if "annotations" in content:
         by_image = _annotations(content["annotations"], path, images, names)
         used = {int(a["category_id"]) for entries in by_image.values() for _, a in entries}
-        _check_known(path, classes, {names[i] for i in used if label_of[i] is None}, used, label_of, on_unknown)
+        unknown = {names[i] for i in used if label_of[i] is None}
+        checks.check_known(str(path), classes, unknown, any(label_of[i] is not None for i in used), on_unknown)
         dropped = 0
         for image_id, entries in by_image.items():
             size = images[image_id].size
@@ -163,8 +192,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _categories(entries: Any, path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
-    for where, entry in _entries(entries, path, "categories", ("id", "name")):
-        category_id = _integer(entry["id"], f"{where}.id")
+    for where, entry in checks.entries(entries, f"{path}: categories", ("id", "name")):
+        category_id = checks.integer(entry["id"], f"{where}.id")
         if category_id in names:
             raise InputError(f"{where}: expected category ids that differ, got {category_id} again")
         if not isinstance(entry["name"], str) or not entry["name"]:
@@ -177,34 +206,14 @@ def _images(entries: Any, path: Path, folders: Sequence[Path] | None) -> dict[in
     records: dict[int, Record] = {}
     resolved = None if folders is None else [folder.resolve() for folder in folders]
     keys: tuple[str, ...] = ("id", "width", "height") if folders is None else ("id", "file_name", "width", "height")
-    for where, entry in _entries(entries, path, "images", keys):
-        image_id = _integer(entry["id"], f"{where}.id")
+    for where, entry in checks.entries(entries, f"{path}: images", keys):
+        image_id = checks.integer(entry["id"], f"{where}.id")
         if image_id in records:
             raise InputError(f"{where}: expected image ids that differ, got {image_id} again")
-        size = (_integer(entry["height"], f"{where}.height"), _integer(entry["width"], f"{where}.width"))
-        if not all(0 < side <= 1_000_000 for side in size):
-            raise InputError(f"{where}: expected width and height in pixels, got {size[1]} and {size[0]}")
-        file = path if resolved is None else _find_image(entry["file_name"], f"{where}.file_name", resolved)
+        size = checks.image_size(entry["height"], entry["width"], where)
+        file = path if resolved is None else checks.find_image(entry["file_name"], f"{where}.file_name", resolved)
         records[image_id] = Record(image_id, file, size)
     return records
-
-
-def _find_image(name: Any, where: str, folders: Sequence[Path]) -> Path:
-    if not isinstance(name, str) or not name:
-        raise InputError(f"{where}: expected the path of an image, got {name!r}")
-    windows = PureWindowsPath(name)  # knows both separators, and drives
-    if windows.drive or windows.root or ".." in windows.parts:
-        raise InputError(f"{where}: expected a path below the data folder, got {name!r}")
-    try:
-        found = next((folder / name for folder in folders if (folder / name).is_file()), None)
-        inside = found is not None and any(found.resolve().is_relative_to(folder) for folder in folders)
-    except (OSError, ValueError, RuntimeError) as error:  # names no file system can hold; links in a circle
-        raise InputError(f"{where}: expected the path of an image, got {name[:100]!r} ({error})") from error
-    if found is None:
-        raise InputError(f"{where}: expected an image {name!r} in {' or '.join(map(str, folders))}, found none")
-    if not inside:
-        raise InputError(f"{where}: expected a file below the data folder, but {name!r} is a link that leaves it")
-    return found
 
 
 def _annotations(
@@ -212,41 +221,23 @@ def _annotations(
 ) -> dict[int, list[tuple[str, dict[str, Any]]]]:
     """Checked entries, with their places, by image id; an image without any has an empty list."""
     by_image: dict[int, list[tuple[str, dict[str, Any]]]] = {i: [] for i in images}
-    for where, entry in _entries(entries, path, "annotations", ("image_id", "category_id", "bbox")):
-        image_id = _integer(entry["image_id"], f"{where}.image_id")
+    for where, entry in checks.entries(entries, f"{path}: annotations", ("image_id", "category_id", "bbox")):
+        image_id = checks.integer(entry["image_id"], f"{where}.image_id")
         if image_id not in images:
             raise InputError(f"{where}.image_id: expected the id of an image in the file, got {image_id}")
-        category_id = _integer(entry["category_id"], f"{where}.category_id")
+        category_id = checks.integer(entry["category_id"], f"{where}.category_id")
         if category_id not in names:
-            raise InputError(f"{where}.category_id: expected one of {_some(sorted(names))}, got {category_id}")
+            raise InputError(f"{where}.category_id: expected one of {checks.some(sorted(names))}, got {category_id}")
         bbox = entry["bbox"]
-        if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_number(v) for v in bbox):
-            raise InputError(f"{where}.bbox: expected four numbers [x, y, width, height], got {_short(bbox)}")
+        if not isinstance(bbox, list) or len(bbox) != 4 or not all(checks.is_number(v) for v in bbox):
+            raise InputError(f"{where}.bbox: expected four numbers [x, y, width, height], got {checks.short(bbox)}")
         if entry.get("iscrowd", 0) not in (0, 1):
-            raise InputError(f"{where}.iscrowd: expected 0 or 1, got {_short(entry['iscrowd'])}")
+            raise InputError(f"{where}.iscrowd: expected 0 or 1, got {checks.short(entry['iscrowd'])}")
         area = entry.get("area")
-        if area is not None and not (_is_number(area) and 0 <= _float(area) < math.inf):
-            raise InputError(f"{where}.area: expected a number of square pixels, got {_short(area)}")
+        if area is not None and not (checks.is_number(area) and 0 <= checks.to_float(area) < math.inf):
+            raise InputError(f"{where}.area: expected a number of square pixels, got {checks.short(area)}")
         by_image[image_id].append((where, entry))
     return by_image
-
-
-def _check_known(
-    path: Path,
-    classes: Sequence[str],
-    unknown: set[str],
-    used: set[int],
-    label_of: dict[int, int | None],
-    on_unknown: OnProblem,
-) -> None:
-    if not unknown:
-        return
-    message = f"{path}: expected categories among the classes {_some(list(classes))}, found also {_some(sorted(unknown))}"
-    if all(label_of[i] is None for i in used):
-        raise InputError(f"{message}, and none that is among them")
-    if on_unknown == "error":
-        raise InputError(f"{message}; on_unknown=drop leaves their boxes out")
-    warnings.warn(f"{message}: their boxes are left out", stacklevel=4)
 
 
 def _truth(
@@ -256,7 +247,7 @@ def _truth(
     invalid_boxes: OnProblem,
 ) -> tuple[GroundTruth, int]:
     """The boxes of one image, and how many were dropped."""
-    xywh = torch.tensor([[_float(v) for v in a["bbox"]] for _, a in entries], dtype=torch.float64).reshape(-1, 4)
+    xywh = torch.tensor([[checks.to_float(v) for v in a["bbox"]] for _, a in entries], dtype=torch.float64).reshape(-1, 4)
     # the extent is looked at before and after clipping: a negative width could otherwise be clipped into nothing but a zero
     boxes = clip_xyxy(xywh_to_xyxy(xywh), size).float()
     valid = xywh.isfinite().all(-1) & (xywh[:, 2:] > 0).all(-1) & (boxes[:, 2:] > boxes[:, :2]).all(-1)
@@ -264,60 +255,17 @@ def _truth(
         where, entry = entries[int(valid.int().argmin())]
         raise InputError(
             f"{where}.bbox: expected [x, y, width, height] of positive extent inside an image of {size[1]} x {size[0]} pixels, "
-            f"got {_short(entry['bbox'])}; invalid_boxes=drop leaves such boxes out"
+            f"got {checks.short(entry['bbox'])}; invalid_boxes=drop leaves such boxes out"
         )
     kept = [entry for (_, entry), v in zip(entries, valid.tolist()) if v]
     boxes = boxes[valid]
-    areas = [_float(a["area"]) if a.get("area") is not None else own for a, own in zip(kept, area_xyxy(boxes).tolist())]
+    areas = [
+        checks.to_float(a["area"]) if a.get("area") is not None else own for a, own in zip(kept, area_xyxy(boxes).tolist())
+    ]
     return GroundTruth(
         boxes=boxes,
         labels=torch.tensor([label_of[int(a["category_id"])] for a in kept], dtype=torch.int64),
         iscrowd=torch.tensor([bool(a.get("iscrowd", 0)) for a in kept], dtype=torch.bool),
         area=torch.tensor(areas, dtype=torch.float32),
+        ignore=torch.zeros(len(kept), dtype=torch.bool),
     ), len(entries) - len(kept)
-
-
-def _entries(entries: Any, path: Path, key: str, keys: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
-    if not isinstance(entries, list):
-        raise InputError(f"{path}: {key}: expected a list, got {_short(entries)}")
-    return [(f"{path}: {key}[{i}]", _entry(entry, f"{path}: {key}[{i}]", keys)) for i, entry in enumerate(entries)]
-
-
-def _entry(entry: Any, where: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(entry, dict):
-        raise InputError(f"{where}: expected an object with the keys {list(keys)}, got {_short(entry)}")
-    if missing := [k for k in keys if k not in entry]:
-        raise InputError(f"{where}: expected the keys {list(keys)}, missing are {missing}")
-    return entry
-
-
-def _integer(value: Any, where: str) -> int:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(_float(value))
-        or int(value) != value
-    ):
-        raise InputError(f"{where}: expected a whole number, got {_short(value)}")
-    return int(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _float(value: float) -> float:
-    """Float of a json number; whole numbers beyond the range of floats are infinite."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else text[:100] + "..."
-
-
-def _some(values: Sequence[Any]) -> str:
-    return str(list(values)) if len(values) <= 20 else f"{list(values[:20])} and {len(values) - 20} more"

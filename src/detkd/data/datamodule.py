@@ -12,8 +12,9 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from detkd.data.annotations import OnProblem
-from detkd.data.coco import CocoDataset, spread
+from detkd.data.checks import OnProblem
+from detkd.data.dataset import DetectionDataset, spread
+from detkd.data.formats import Format, open_dataset
 from detkd.errors import InputError
 from detkd.structures import Resize, Target
 
@@ -126,9 +127,14 @@ def split(n: int, holdout: float, seed: int) -> tuple[list[int], list[int]]:
 def folder_datamodule(
     root: str | Path,
     *,
+    format: Format = "folder",
     annotations: str | None = None,
+    split: str | Sequence[str] | None = None,
+    difficult: bool = False,
     val_root: str | Path | None = None,
+    val_format: Format = "folder",
     val_annotations: str | None = None,
+    val_split: str | Sequence[str] | None = None,
     classes: Sequence[str] | None,
     image_size: tuple[int, int],
     resize: Resize,
@@ -142,14 +148,17 @@ def folder_datamodule(
     on_unknown: OnProblem = "error",
     invalid_boxes: OnProblem = "error",
 ) -> DetectionDataModule:
-    """Open folders (COCO json, store or plain images) as a :class:`DetectionDataModule`.
+    """Open the folder of a data set as a :class:`DetectionDataModule`.
 
     ``val_annotations`` without ``val_root`` names a json of ``root``. The other arguments are those of
-    :class:`~detkd.data.coco.CocoDataset` and :class:`DetectionDataModule`; InputError as there.
+    :func:`~detkd.data.formats.open_dataset` and :class:`DetectionDataModule`; InputError as there.
     """
-    train = CocoDataset(
+    train = open_dataset(
         root,
-        annotations,
+        format,
+        annotations=annotations,
+        split=split,
+        difficult=difficult,
         classes=classes,
         image_size=image_size,
         resize=resize,
@@ -158,9 +167,19 @@ def folder_datamodule(
         invalid_boxes=invalid_boxes,
         proxy=proxy,
     )
-    val: CocoDataset | None = None
+    val: DetectionDataset | None = None
     if val_root is not None or val_annotations is not None:
-        val = CocoDataset(val_root or root, val_annotations, classes=classes, image_size=image_size, resize=resize, cache=cache)
+        val = open_dataset(
+            val_root or root,
+            val_format,
+            role="score",
+            annotations=val_annotations,
+            split=val_split,
+            classes=classes,
+            image_size=image_size,
+            resize=resize,
+            cache=cache,
+        )
     return DetectionDataModule(
         train, val, batch_size=batch_size, num_workers=num_workers, holdout=holdout, length=length, seed=seed
     )

@@ -12,8 +12,9 @@ from torch import Generator, Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from detkd.data.annotations import Record
-from detkd.data.coco import CocoDataset, read_image
+from detkd.data.coco import CocoDataset
 from detkd.data.counts import Counts
+from detkd.data.images import read_image
 from detkd.data.tile import MOST, tile
 from detkd.errors import InputError
 from detkd.structures import Target

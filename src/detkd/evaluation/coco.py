@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchmetrics.detection import MeanAveragePrecision
+from torchvision.ops import box_iou
 
-from detkd.boxes import xyxy_to_xywh
-from detkd.data.coco import CocoDataset, Sample
+from detkd.boxes import area_xyxy, xyxy_to_xywh
+from detkd.data.dataset import DetectionDataset, Sample
 from detkd.detectors.modes import looking
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
@@ -24,6 +25,7 @@ from detkd.structures import Detection, Target
 IOU_THRESHOLDS: list[float] = np.linspace(0.5, 0.95, 10).tolist()
 RECALL_THRESHOLDS: list[float] = np.linspace(0.0, 1.0, 101).tolist()
 MAX_DETECTIONS = [1, 10, 100]
+_NO_RANGE = 1e12  # square pixels; beyond the widest of pycocotools' ranges of area, which ends at 1e10
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,11 @@ class Scores:
 
 
 def detect(
-    detector: Detector, dataset: CocoDataset, batch_size: int = 8, device: str = "cpu", num_workers: int = 0
+    detector: Detector,
+    dataset: DetectionDataset | Subset[Sample],
+    batch_size: int = 8,
+    device: str = "cpu",
+    num_workers: int = 0,
 ) -> list[Detection]:
     """Run a detector over a data set.
 
@@ -115,9 +121,12 @@ def detect_images(detector: Detector, images: Sequence[Tensor], batch_size: int 
 def score(detections: Sequence[Detection], ground_truths: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Scores:
     """Score detections by COCO's rules: at most 100 an image and class, crowds neither hit nor miss (torchmetrics over pycocotools).
 
+    A box to ignore is neither hit nor miss either: not to find it costs nothing, and what overlaps it by the IoU asked for, and no box
+    that counts, is no false alarm, however often (Pascal VOC's rule for difficult objects; COCO's for crowds has another overlap).
+
     Args:
-        detections, ground_truths: one an image, in the same order. Boxes xyxy in original pixels; ground truth may have iscrowd (n,)
-            and area (n,), else 0 and the box's area.
+        detections, ground_truths: one an image, in the same order. Boxes xyxy in original pixels; ground truth may have iscrowd (n,),
+            ignore (n,) and area (n,), else 0, 0 and the box's area.
         classes: what labels mean, on both sides.
 
     Returns:
@@ -142,7 +151,7 @@ def score(detections: Sequence[Detection], ground_truths: Sequence[Mapping[str, 
         return Scores(None, None, None, None, None, None, len(ground_truths), dict.fromkeys(classes))
 
     metric = _metric(IOU_THRESHOLDS, class_metrics=True)
-    metric.update([_only(d, present) for d in detections], [_truth(g) for g in ground_truths])
+    metric.update([_only(d, present) for d in detections], [_truth(g, d) for g, d in zip(ground_truths, detections)])
     result = metric.compute()
     by_label = dict(zip(result["classes"].reshape(-1).tolist(), result["map_per_class"].reshape(-1).tolist()))
     return Scores(
@@ -184,7 +193,7 @@ def ap50(detections: Sequence[Detection], targets: Sequence[Target], classes: Se
     if not present:
         raise InputError(f"AP50: expected at least one target box in {len(targets)} images, found none")
     metric = _metric([0.5], class_metrics=True)
-    metric.update([_only(d, present) for d in detections], [_truth(t) for t in targets])
+    metric.update([_only(d, present) for d in detections], [_truth(t, d) for t, d in zip(targets, detections)])
     result = metric.compute()
     by_label = zip(result["classes"].reshape(-1).tolist(), result["map_per_class"].reshape(-1).tolist())
     return Ap50(
@@ -243,7 +252,12 @@ def _metric(iou_thresholds: list[float], class_metrics: bool) -> MeanAveragePrec
 
 
 def _present(targets: Sequence[Mapping[str, Any]]) -> set[int]:
-    return {int(label) for target in targets for label in target["labels"].tolist()}
+    return {int(label) for target in targets for label in target["labels"][~_ignored(target)].tolist()}
+
+
+def _ignored(target: Mapping[str, Any]) -> Tensor:
+    ignore: Tensor = target.get("ignore", torch.zeros(len(target["labels"]), dtype=torch.bool, device=target["labels"].device))
+    return ignore.bool()
 
 
 def _only(detection: Detection, labels: set[int]) -> dict[str, Tensor]:
@@ -252,11 +266,22 @@ def _only(detection: Detection, labels: set[int]) -> dict[str, Tensor]:
     return {name: value.detach().cpu()[keep] for name, value in fields.items()}
 
 
-def _truth(target: Mapping[str, Any]) -> dict[str, Tensor]:
+def _truth(target: Mapping[str, Any], detection: Detection) -> dict[str, Tensor]:
+    """Ground truth as torchmetrics takes it."""
     truth = {name: target[name].detach().cpu() for name in ("boxes", "labels", "area") if name in target}
     if "iscrowd" in target:
         truth["iscrowd"] = target["iscrowd"].cpu().long()
-    return truth
+    if "ignore" not in target or not bool(target["ignore"].any()):
+        return truth
+    ignore = target["ignore"].cpu()
+    truth.setdefault("area", area_xyxy(truth["boxes"]))
+    # pycocotools overwrites a flag "ignore" by iscrowd, but ignores a box whose area is in no range; and each box takes one detection,
+    # so there are as many of it as detections that may overlap it
+    truth["area"] = torch.where(ignore, _NO_RANGE, truth["area"].double())
+    overlaps = box_iou(truth["boxes"].float(), detection["boxes"].detach().cpu().float()) >= 0.5  # (n, m)
+    alike = truth["labels"][:, None] == detection["labels"].cpu()[None]
+    copies = torch.where(ignore, (overlaps & alike).sum(1), 1)
+    return {name: value.repeat_interleave(copies, dim=0) for name, value in truth.items()}
 
 
 def _value(value: Tensor | float) -> float | None:

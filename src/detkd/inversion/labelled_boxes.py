@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from detkd.data.annotations import OnProblem, read_boxes
+from detkd.data.annotations import read_boxes
+from detkd.data.checks import OnProblem
 from detkd.errors import InputError
 from detkd.inversion.layout import check_names, labels_of
 from detkd.structures import Target, join_targets

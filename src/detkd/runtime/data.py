@@ -9,15 +9,18 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
+from torch.utils.data import Subset
 
-from detkd.data.coco import CocoDataset
 from detkd.data.datamodule import DetectionDataModule
+from detkd.data.dataset import DetectionDataset
+from detkd.data.formats import Role, open_dataset, standard_classes
 from detkd.data.scenes import CLASSES
 from detkd.data.store import find_latest_store
 from detkd.detectors.checkpoint import fingerprint
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.evaluation.coco import Scores, detect, detect_images, score
+from detkd.structures import DetectorSpec
 
 KEYS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "images")
 
@@ -32,7 +35,24 @@ def classes_of(cfg: DictConfig) -> tuple[str, ...]:
         return CLASSES[cfg.data.variant]
     if cfg.data.get("root") is None:
         raise InputError("data.root: expected a folder of images with boxes to train on, found none")
-    return CocoDataset(cfg.data.root, cfg.data.annotations, image_size=(32, 32), resize="stretch").classes
+    return standard_classes(cfg.data.format) or open_labelled(cfg.data, None, "train").classes
+
+
+def open_labelled(node: DictConfig, spec: DetectorSpec | None, role: Role = "score") -> DetectionDataset:
+    """The set that a node with the keys root and format names, whole and with its boxes, for a detector of this spec.
+
+    spec: None reads the class names alone.
+    """
+    known = ("annotations", "split", "length", "cache", "on_unknown", "invalid_boxes")
+    return open_dataset(
+        node.root,
+        node.format,
+        role=role,
+        classes=None if spec is None else spec.classes,
+        image_size=(32, 32) if spec is None else spec.image_size,
+        resize="stretch" if spec is None else spec.resize,
+        **{key: node[key] for key in known if key in node},
+    )
 
 
 def build_datamodule(cfg: DictConfig, student: Detector, teacher: Detector | None) -> DetectionDataModule:
@@ -43,6 +63,10 @@ def build_datamodule(cfg: DictConfig, student: Detector, teacher: Detector | Non
     """
     with open_dict(cfg):
         if "root" in cfg.data and cfg.data.root is None:
+            if cfg.data.format != "folder":
+                raise InputError(
+                    f"data.root: expected the folder of the set, like data.root=DIR with data={cfg.data.format}, found none"
+                )
             cfg.data.root = str(_latest_set(teacher))
     extra: dict[str, Any] = {"proxy": cfg.labels != "real"} if "root" in cfg.data else {}
     if cfg.select not in ("last", "holdout", "val"):
@@ -50,7 +74,7 @@ def build_datamodule(cfg: DictConfig, student: Detector, teacher: Detector | Non
     if cfg.select == "val":
         if cfg.val.root is None:
             raise InputError("select=val: expected images with boxes to choose by (val.root=DIR), found none")
-        extra |= {"val_root": cfg.val.root, "val_annotations": cfg.val.annotations}
+        extra |= {f"val_{key}": cfg.val[key] for key in ("root", "format", "annotations", "split")}
     if cfg.select != "last" and cfg.steps < cfg.val_every:
         raise InputError(f"val_every: expected at most steps={cfg.steps} with select={cfg.select}, found {cfg.val_every}")
     if cfg.select == "holdout" and not cfg.data.holdout:
@@ -87,15 +111,14 @@ def _teacher_overrides() -> list[str]:
 def score_student(cfg: DictConfig, student: Detector, datamodule: DetectionDataModule) -> dict[str, Any]:
     """COCO scores on ``val.root``, else on what was held out; None where there are no boxes to score on."""
     if cfg.val.root is not None:
-        dataset = CocoDataset(
-            cfg.val.root,
-            cfg.val.annotations,
-            classes=student.spec.classes,
-            image_size=student.spec.image_size,
-            resize=student.spec.resize,
-        )
-        return _results(evaluate(student, dataset), str(cfg.val.root))
+        return _results(evaluate(student, open_labelled(cfg.val, student.spec)), str(cfg.val.root))
     if cfg.data.holdout and datamodule.val_set is not None:
+        held_out = datamodule.val_set
+        if isinstance(held_out, Subset) and isinstance(whole := held_out.dataset, DetectionDataset):
+            if not whole.labelled:
+                return dict.fromkeys(KEYS) | {"scored_on": None}
+            truths = [whole.ground_truth(i) for i in held_out.indices]
+            return _results(score(detect(student, held_out), truths, student.spec.classes), "held-out images")
         samples = [datamodule.val_set[i] for i in range(len(datamodule.val_set))]  # type: ignore[arg-type]
         if all(sample["target"] is not None for sample in samples):
             detections = detect_images(student, [sample["image"] for sample in samples])
@@ -103,7 +126,7 @@ def score_student(cfg: DictConfig, student: Detector, datamodule: DetectionDataM
     return dict.fromkeys(KEYS) | {"scored_on": None}
 
 
-def evaluate(detector: Detector, dataset: CocoDataset, batch_size: int = 16, device: str = "cpu") -> Scores:
+def evaluate(detector: Detector, dataset: DetectionDataset, batch_size: int = 16, device: str = "cpu") -> Scores:
     """Detect and score on a labelled set, in original pixels."""
     detections = detect(detector, dataset, batch_size, device)
     return score(detections, [dataset.ground_truth(i) for i in range(len(dataset))], detector.spec.classes)
