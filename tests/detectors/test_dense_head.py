@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from detkd.boxes import clip_xyxy
 from detkd.detectors.capabilities import detectors_with, require
 from detkd.detectors.protocol import DenseHead
 from detkd.detectors.torchvision import FCOS, SSD, FasterRCNN, RetinaNet
@@ -88,6 +89,40 @@ def test_towers_of_one_image(kind: str) -> None:
         torch.testing.assert_close([m[1:] for m in a], b, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("layer", [1, 3, 4])
+def test_the_head_can_be_left_and_entered_behind_a_layer(kind: str, layer: int) -> None:
+    detector = build(kind)
+    prediction = detector(images())
+    assert detector.tower_layers == 4
+    cls, box = detector.towers(prediction, layer)
+    again = detector.head_from(cls, box, layer, prediction.image_size)
+    torch.testing.assert_close(again.raw, prediction.raw, rtol=0, atol=0)
+    assert (again.sizes, again.strides, again.image_size) == (prediction.sizes, prediction.strides, prediction.image_size)
+    assert again.features == {}
+    with torch.no_grad():  # towers that were not kept
+        torch.testing.assert_close(detector.towers(detector(images()), layer), (cls, box), rtol=0, atol=0)
+    (gradient,) = torch.autograd.grad(again.raw["cls"].sum(), cls[0])
+    assert gradient.abs().max() > 0
+    if layer == 4:
+        torch.testing.assert_close(detector.towers(prediction), (cls, box), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("layer", [0, 5])
+def test_a_layer_that_there_is_not(kind: str, layer: int) -> None:
+    detector = build(kind)
+    with pytest.raises(ValueError, match=f"expected a layer of the towers from 1 to 4, got {layer}"):
+        detector.towers(detector(images()), layer)
+
+
+def test_differentiable_boxes_are_the_boxes_before_clipping(kind: str) -> None:
+    detector = build(kind)
+    prediction = detector(images())
+    boxes = detector.boxes(prediction, differentiable=True)
+    torch.testing.assert_close(clip_xyxy(boxes, prediction.image_size), detector.boxes(prediction))
+    (gradient,) = torch.autograd.grad(boxes.sum(), prediction.features["p3"])
+    assert gradient.abs().max() > 0
+
+
 def test_gradient_flows_to_the_maps_given_and_to_the_pixels(kind: str) -> None:
     detector, pixels = build(kind), images(1).requires_grad_()
     prediction = detector(pixels)
@@ -157,6 +192,6 @@ def test_protocol_and_require(kind: str) -> None:
     assert not isinstance(ssd, DenseHead)
     assert not isinstance(FasterRCNN, DenseHead)
     with pytest.raises(
-        InputError, match=r"loss 'crosskd': .* found a SSD without towers, head, boxes. Detectors .*FCOS, RetinaNet"
+        InputError, match=r"loss 'crosskd': .* found a SSD without towers, head, head_from, boxes. Detectors .*FCOS, RetinaNet"
     ):
         require(ssd, DenseHead, "crosskd")

@@ -67,10 +67,21 @@ class DenseHead(Detector, Protocol):
     """A detector whose head runs alike on every level of its pyramid, so that the head can be read and fed.
 
     A term asks for it with :func:`~detkd.detectors.capabilities.require`.
+
+    tower_layers: how many layers, each a convolution with its norm and activation, each of the two towers has.
     """
 
-    def towers(self, prediction: Prediction) -> tuple[list[Tensor], list[Tensor]]:
-        """Classification and box maps (B, C, H, W) a level, fine first: the last layer of each tower, before what predicts."""
+    tower_layers: int
+
+    def towers(self, prediction: Prediction, layer: int | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Classification and box maps (B, C, H, W) a level, fine first, behind a layer of each tower.
+
+        layer: from 1 to ``tower_layers``; None for the last, before what predicts. Raises ValueError for another.
+        """
+        ...
+
+    def head_from(self, cls: Sequence[Tensor], box: Sequence[Tensor], layer: int, image_size: tuple[int, int]) -> Prediction:
+        """Run the rest of the head alone, on maps as :meth:`towers` gives them behind ``layer``; the prediction has no features."""
         ...
 
     def head(self, features: Mapping[str, Tensor], image_size: tuple[int, int]) -> Prediction:
@@ -80,8 +91,11 @@ class DenseHead(Detector, Protocol):
         """
         ...
 
-    def boxes(self, prediction: Prediction) -> Tensor:
-        """(B, N, 4) boxes of all sites, in the order of ``Prediction.raw``: xyxy in pixels, clipped to the image, without gradient."""
+    def boxes(self, prediction: Prediction, differentiable: bool = False) -> Tensor:
+        """(B, N, 4) boxes of all sites, in the order of ``Prediction.raw``: xyxy in pixels, clipped to the image, without gradient.
+
+        differentiable: with gradient, and not clipped, for there it would end.
+        """
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,7 @@ from detkd.detectors.torchvision.base import (
     pick_maps,
     size_of,
 )
-from detkd.detectors.torchvision.dense import kept, run_towers, towers_of
+from detkd.detectors.torchvision.dense import behind, finish_towers, kept, layers_of, run_towers, towers_of
 from detkd.detectors.torchvision.labels import make_head_labels
 from detkd.detectors.torchvision.weights import load_published
 from detkd.structures import Detection, Prediction, Resize, Target
@@ -120,34 +121,29 @@ class FCOS(nn.Module):
 
         Raises ValueError naming the maps that are missing.
         """
-        head, maps = self.model.head, pick_maps(features, _MAPS)
-        towers = run_towers(head, maps, _MAPS)
-        cls = [head.classification_head.cls_logits(m) for m in towers["cls"].values()]
-        box = [head.regression_head.bbox_reg(m).relu() for m in towers["box"].values()]
-        ctr = [head.regression_head.bbox_ctrness(m) for m in towers["box"].values()]
-        logits = flatten_levels(cls, _ONE, self.labels.width)  # (B, N, width)
-        return Prediction(
-            raw={
-                "cls": self.labels.select(logits),
-                "box": flatten_levels(box, _ONE, 4),
-                "ctr": flatten_levels(ctr, _ONE, 1),
-            },
-            sizes=level_sizes(maps, _ONE),
-            strides=_STRIDES,
-            features=dict(features),
-            image_size=image_size,
-            state=kept(towers) | ({} if self.labels.complete else {"logits": logits}),
-        )
+        towers = run_towers(self.model.head, pick_maps(features, _MAPS), _MAPS)
+        prediction = self._predict(*behind(towers), image_size)
+        return replace(prediction, features=dict(features), state=kept(towers) | prediction.state)
 
-    def towers(self, prediction: Prediction) -> tuple[list[Tensor], list[Tensor]]:
-        """Classification and box maps (B, channels, H, W) a level: the towers after their last ReLU."""
-        return towers_of(self.model.head, prediction, _MAPS)
+    def head_from(self, cls: Sequence[Tensor], box: Sequence[Tensor], layer: int, image_size: tuple[int, int]) -> Prediction:
+        """The rest of the head on what :meth:`towers` gives behind ``layer``; the prediction has no features."""
+        return self._predict(*finish_towers(self.model.head, cls, box, layer), image_size)
 
-    @torch.no_grad()
-    def boxes(self, prediction: Prediction) -> Tensor:
-        """(B, N, 4) xyxy boxes of all sites in pixels, clipped to the image."""
-        output, anchors = self._head_output(prediction)
-        return clip_xyxy(self.model.box_coder.decode(output["bbox_regression"], anchors), prediction.image_size)
+    @property
+    def tower_layers(self) -> int:
+        """How many layers each tower has before what predicts: 4."""
+        return len(layers_of(self.model.head.classification_head.conv))
+
+    def towers(self, prediction: Prediction, layer: int | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Classification and box maps (B, channels, H, W) a level: the towers after the ReLU of a layer, by default the last."""
+        return towers_of(self.model.head, prediction, _MAPS, layer)
+
+    def boxes(self, prediction: Prediction, differentiable: bool = False) -> Tensor:
+        """(B, N, 4) xyxy boxes of all sites in pixels, clipped to the image; ``differentiable``: not clipped, with gradient."""
+        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+            output, anchors = self._head_output(prediction)
+            boxes: Tensor = self.model.box_coder.decode(output["bbox_regression"], anchors)
+            return boxes if differentiable else clip_xyxy(boxes, prediction.image_size)
 
     def loss(self, prediction: Prediction, targets: Sequence[Target]) -> dict[str, Tensor]:
         """{box, cls, ctr}: GIoU, focal loss and centre-ness BCE, sums over max(1, positives) of the whole batch, times the gains."""
@@ -199,6 +195,23 @@ class FCOS(nn.Module):
             "frozen_norms": self.frozen_norms,
             "frozen_eps": self.frozen_eps,
         }
+
+    def _predict(self, cls: Sequence[Tensor], box: Sequence[Tensor], image_size: tuple[int, int]) -> Prediction:
+        """What the last layers of the towers predict."""
+        head = self.model.head
+        logits = flatten_levels([head.classification_head.cls_logits(m) for m in cls], _ONE, self.labels.width)  # (B, N, width)
+        return Prediction(
+            raw={
+                "cls": self.labels.select(logits),
+                "box": flatten_levels([head.regression_head.bbox_reg(m).relu() for m in box], _ONE, 4),
+                "ctr": flatten_levels([head.regression_head.bbox_ctrness(m) for m in box], _ONE, 1),
+            },
+            sizes=level_sizes(cls, _ONE),
+            strides=_STRIDES,
+            features={},
+            image_size=image_size,
+            state={} if self.labels.complete else {"logits": logits},
+        )
 
     def _head_output(self, prediction: Prediction) -> tuple[dict[str, Tensor], Tensor]:
         """The head's output as torchvision names it, all columns, and the anchors (N, 4) of one image."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,7 @@ from detkd.detectors.torchvision.base import (
     pick_maps,
     size_of,
 )
-from detkd.detectors.torchvision.dense import kept, run_towers, towers_of
+from detkd.detectors.torchvision.dense import behind, finish_towers, kept, layers_of, run_towers, towers_of
 from detkd.detectors.torchvision.labels import make_head_labels
 from detkd.detectors.torchvision.weights import load_published
 from detkd.structures import Detection, Prediction, Resize, Target
@@ -122,32 +123,31 @@ class RetinaNet(nn.Module):
 
         Raises ValueError naming the maps that are missing.
         """
-        head, maps = self.model.head, pick_maps(features, _MAPS)
-        anchors = self.model.anchor_generator.num_anchors_per_location()
-        towers = run_towers(head, maps, _MAPS)
-        cls = [head.classification_head.cls_logits(m) for m in towers["cls"].values()]
-        box = [head.regression_head.bbox_reg(m) for m in towers["box"].values()]
-        logits = flatten_levels(cls, anchors, self.labels.width)  # (B, N, width)
-        return Prediction(
-            raw={"cls": self.labels.select(logits), "box": flatten_levels(box, anchors, 4)},
-            sizes=level_sizes(maps, anchors),
-            strides=_STRIDES,
-            features=dict(features),
-            image_size=image_size,
-            state=kept(towers) | ({} if self.labels.complete else {"logits": logits}),
-        )
+        towers = run_towers(self.model.head, pick_maps(features, _MAPS), _MAPS)
+        prediction = self._predict(*behind(towers), image_size)
+        return replace(prediction, features=dict(features), state=kept(towers) | prediction.state)
 
-    def towers(self, prediction: Prediction) -> tuple[list[Tensor], list[Tensor]]:
-        """Classification and box maps (B, channels, H, W) a level: the towers after their last ReLU."""
-        return towers_of(self.model.head, prediction, _MAPS)
+    def head_from(self, cls: Sequence[Tensor], box: Sequence[Tensor], layer: int, image_size: tuple[int, int]) -> Prediction:
+        """The rest of the head on what :meth:`towers` gives behind ``layer``; the prediction has no features."""
+        return self._predict(*finish_towers(self.model.head, cls, box, layer), image_size)
 
-    @torch.no_grad()
-    def boxes(self, prediction: Prediction) -> Tensor:
-        """(B, N, 4) xyxy boxes of all sites in pixels, clipped to the image."""
-        output, anchors = self._head_output(prediction)
-        deltas = output["bbox_regression"].flatten(0, 1)  # (B*N, 4)
-        boxes = self.model.box_coder.decode_single(deltas, anchors.repeat(len(prediction), 1))
-        return clip_xyxy(boxes.view(len(prediction), -1, 4), prediction.image_size)
+    @property
+    def tower_layers(self) -> int:
+        """How many layers each tower has before what predicts: 4."""
+        return len(layers_of(self.model.head.classification_head.conv))
+
+    def towers(self, prediction: Prediction, layer: int | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Classification and box maps (B, channels, H, W) a level: the towers after the ReLU of a layer, by default the last."""
+        return towers_of(self.model.head, prediction, _MAPS, layer)
+
+    def boxes(self, prediction: Prediction, differentiable: bool = False) -> Tensor:
+        """(B, N, 4) xyxy boxes of all sites in pixels, clipped to the image; ``differentiable``: not clipped, with gradient."""
+        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+            output, anchors = self._head_output(prediction)
+            deltas = output["bbox_regression"].flatten(0, 1)  # (B*N, 4)
+            decoded = self.model.box_coder.decode_single(deltas, anchors.repeat(len(prediction), 1))
+            boxes: Tensor = decoded.view(len(prediction), -1, 4)
+            return boxes if differentiable else clip_xyxy(boxes, prediction.image_size)
 
     def loss(self, prediction: Prediction, targets: Sequence[Target]) -> dict[str, Tensor]:
         """{box, cls}: L1 (v1) or GIoU (v2) and focal loss, a mean over images of sums over max(1, positives), times the gains."""
@@ -194,6 +194,24 @@ class RetinaNet(nn.Module):
             "frozen_norms": self.frozen_norms,
             "frozen_eps": self.frozen_eps,
         }
+
+    def _predict(self, cls: Sequence[Tensor], box: Sequence[Tensor], image_size: tuple[int, int]) -> Prediction:
+        """What the last layers of the towers predict."""
+        head, anchors = self.model.head, self.model.anchor_generator.num_anchors_per_location()
+        logits = flatten_levels(
+            [head.classification_head.cls_logits(m) for m in cls], anchors, self.labels.width
+        )  # (B, N, width)
+        return Prediction(
+            raw={
+                "cls": self.labels.select(logits),
+                "box": flatten_levels([head.regression_head.bbox_reg(m) for m in box], anchors, 4),
+            },
+            sizes=level_sizes(cls, anchors),
+            strides=_STRIDES,
+            features={},
+            image_size=image_size,
+            state={} if self.labels.complete else {"logits": logits},
+        )
 
     def _head_output(self, prediction: Prediction) -> tuple[dict[str, Tensor], Tensor]:
         """The head's output as torchvision names it, all columns, and the anchors (N, 4) of one image."""
