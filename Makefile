@@ -43,8 +43,9 @@ lint: $(READY)  ## Check style
 type: $(READY)  ## Check types
 	$(BIN)/mypy
 
-bench: $(READY)  ## Measure the cost of a step: benchmarks/latest.json
+bench: $(READY)  ## Measure the cost of a step and of each distillation term: benchmarks/latest.json, latest-terms.json
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/terms.py
 
 clean:  ## Remove the environment, caches and build outputs (not runs/)
 	rm -rf $(VENV) .venv-ultralytics build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,51 +1,128 @@
-"""What the terms on neck maps cost: seconds and memory of loss and backward, over a student's forward and backward.
+"""What distillation terms cost: seconds and memory of a term's loss and backward, over a student's supervised step.
 
-The maps are those of a RetinaNet-R50 at 640 x 640: P3 to P7, 256 channels, 2 images; the student is that RetinaNet with its own loss. Terms are
-measured in turn, round by round, so that all see the same machine. SSIM of pytorch-msssim (MIT; ``pip install pytorch-msssim``) is measured beside ours
-where it is installed: on maps rescaled to [0, 1] with plain operations, and on P3 to P5 alone, since it takes no map smaller than its window.
-Seconds on a CPU are of the process, not of the wall clock: other work on the machine does not count. Memory is the peak above the maps.
+Two students of ResNet-50 at 640 x 640, 2 images, 256 channels, with teachers of ResNet-101 (random weights): RetinaNet (P3 to P7) and Faster R-CNN (P2 to
+P6). A term is measured as it is configured, on their predictions: its loss, and its gradient back to the student's maps and heads (not through the
+backbone, which training runs anyway), with what it alone asks for (proposals, RoI heads). The student's step is forward, its own loss, backward.
+Terms are measured in turn, round by round, so that all see the same machine. SSIM of pytorch-msssim (MIT; in the dev extra) is measured beside ours in
+pairs: on random maps rescaled to [0, 1] with plain operations, and on P3 to P5 alone, since it takes no map smaller than its window.
+Seconds on a CPU are of the process, not of the wall clock: other work on the machine does not count. Memory is the peak above what was held before.
 
-    python benchmarks/terms.py [--rounds 7] [--threads 1] [--device cpu|cuda] [--out FILE]
+    python benchmarks/terms.py [--rounds 5] [--threads 1] [--device cpu|cuda] [--precision fp32|bf16] [--size 640 640] [--batch 2] [--out FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import multiprocessing
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from hydra import compose, initialize_config_dir
+from torch import Tensor
 
-from detkd.detectors.torchvision import RetinaNet
-from detkd.losses.connectors import over_levels
-from detkd.losses.cwd import cwd_loss
-from detkd.losses.feature_l1 import feature_l1_loss
-from detkd.losses.feature_l2 import feature_l2_loss
-from detkd.losses.feature_smooth_l1 import feature_smooth_l1_loss
-from detkd.losses.l1_ms_ssim import rescaled_l1_loss
-from detkd.losses.mgd import generation_block, mgd_loss
-from detkd.losses.ms_ssim import ms_ssim_loss
-from detkd.losses.pkd import pkd_loss
+from detkd.detectors.torchvision import FasterRCNN, RetinaNet
+from detkd.losses.composite import Composite
 from detkd.losses.ssim import ssim_loss
+from detkd.losses.step import Step
+from detkd.runtime.build import build_loss
+from detkd.runtime.run import config_dir
+from detkd.structures import Prediction, Target
 
-SIDES, BATCH, CHANNELS, SIZE, SEED = (80, 40, 20, 10, 5), 2, 256, 640, 0
-Loss = Callable[[Tensor, Tensor], Tensor]
+SEED = 0
+NECK = ("feature_l1", "feature_l2", "feature_smooth_l1", "ssim", "ms_ssim", "l1_ms_ssim", "pkd", "cwd", "mgd", "defeat_neck")
+TERMS = {
+    "retinanet": ("mimic", *NECK, "crosskd"),
+    "faster_rcnn": (*NECK, "defeat_backbone", "defeat_proposals", "careg", "prediction", "sgfi", "contrastive"),
+}
+FAMILIES: dict[str, Callable[..., Any]] = {"retinanet": RetinaNet, "faster_rcnn": FasterRCNN}
+SIDES = (80, 40, 20)
 
 
-def l1_ms_ssim(student: Tensor, teacher: Tensor) -> Tensor:
-    return 0.15 * rescaled_l1_loss(student, teacher) + 0.85 * ms_ssim_loss(student, teacher)
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Where and how all is measured."""
+
+    device: str
+    precision: str
+    size: tuple[int, int]
+    batch: int
+    threads: int
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
 
 
-def mgd(student: Tensor, teacher: Tensor, block: nn.Module) -> Tensor:
-    return mgd_loss(student, teacher, torch.rand(BATCH, 1, *student.shape[2:], device=student.device) >= 0.65, block)
+class Bed:
+    """A teacher and a student of one family, with one step of theirs."""
+
+    def __init__(self, family: str, setting: Setting) -> None:
+        torch.manual_seed(SEED)
+        self.setting = setting
+        settings = {"classes": [f"class {i}" for i in range(80)], "image_size": setting.size}
+        self.student = FAMILIES[family](**settings).train().to(setting.device)
+        self.teacher = FAMILIES[family](backbone="resnet101", **settings).eval().requires_grad_(False).to(setting.device)
+        self.images = torch.rand(setting.batch, 3, *setting.size, device=setting.device)
+        boxes = torch.tensor([[50.0, 60.0, 300.0, 400.0], [100.0, 20.0, 180.0, 90.0]], device=setting.device)
+        labels = torch.tensor([3, 7], device=setting.device)
+        self.targets = [Target(boxes=boxes, labels=labels) for _ in range(setting.batch)]
+        self.predictions: tuple[Prediction, Prediction] | None = None
+
+    def supervised(self) -> None:
+        """The student's forward, loss and backward."""
+        with self.setting.autocast():
+            losses = self.student.loss(self.student(self.images), self.targets)
+        torch.stack(list(losses.values())).sum().backward()
+        self.student.zero_grad()
+
+    def loss(self, term: str) -> Composite:
+        """A term alone, set up for this pair."""
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            loss = build_loss(compose("distill", [f"loss=[{term}]"]).loss)
+        loss.to(self.setting.device)
+        loss.setup(self.student, self.teacher)
+        return loss.train()
+
+    def term(self, loss: Composite) -> None:
+        """Loss and backward of a term, to leaves in the place of the student's maps and raw outputs."""
+        if self.predictions is None:
+            with torch.no_grad(), self.setting.autocast():
+                self.predictions = self.student(self.images), self.teacher(self.images)
+        mine, theirs = self.predictions
+        with self.setting.autocast():
+            step = Step(
+                images=self.images,
+                targets=self.targets,
+                teacher=self.teacher,
+                teacher_prediction=theirs,
+                student=self.student,
+                student_prediction=as_leaves(mine),
+            )
+            total, _ = loss(step)
+        total.backward()
+        self.student.zero_grad()
+        loss.zero_grad()
+
+
+def as_leaves(prediction: Prediction) -> Prediction:
+    """The same prediction on leaves that take a gradient."""
+
+    def leaves(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach().requires_grad_(value.is_floating_point())
+        if isinstance(value, dict):
+            return {k: leaves(v) for k, v in value.items()}
+        return [leaves(v) for v in value] if isinstance(value, list) else value
+
+    parts = {name: leaves(getattr(prediction, name)) for name in ("raw", "features", "state")}
+    return dataclasses.replace(prediction, **parts)
 
 
 def pytorch_msssim(student: Tensor, teacher: Tensor) -> Tensor:
@@ -60,59 +137,19 @@ def pytorch_msssim(student: Tensor, teacher: Tensor) -> Tensor:
     return (1 - ssim(rescaled(student), other, data_range=1)) / 2
 
 
-def losses(device: str) -> dict[str, tuple[Loss, Sequence[int]]]:
-    """By name: a loss of two maps, and the sides of the maps that it is measured on."""
-    block = generation_block(CHANNELS).to(device)
-    found: dict[str, tuple[Loss, Sequence[int]]] = {
-        "feature_l1": (feature_l1_loss, SIDES),
-        "feature_l2": (feature_l2_loss, SIDES),
-        "feature_smooth_l1": (feature_smooth_l1_loss, SIDES),
-        "ssim": (ssim_loss, SIDES),
-        "ms_ssim": (ms_ssim_loss, SIDES),
-        "l1_ms_ssim": (l1_ms_ssim, SIDES),
-        "pkd": (pkd_loss, SIDES),
-        "cwd": (cwd_loss, SIDES),
-        "mgd": (partial(mgd, block=block), SIDES),
-        "ssim, P3 to P5": (ssim_loss, SIDES[:3]),
-    }
-    if importlib.util.find_spec("pytorch_msssim") is not None:
-        found["pytorch-msssim, P3 to P5"] = (pytorch_msssim, SIDES[:3])
-    return found
+class Maps:
+    """Random maps of P3 to P5, and a loss of two maps summed over them."""
 
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], device: str) -> None:
+        generator = torch.Generator().manual_seed(SEED)
+        both = [[torch.randn(2, 256, side, side, generator=generator).to(device) for _ in range(2)] for side in SIDES]
+        self.pairs = [(student.requires_grad_(), teacher) for student, teacher in both]
+        self.loss = loss
 
-def maps(sides: Sequence[int], device: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Student (with a gradient) and teacher maps by level."""
-    generator = torch.Generator().manual_seed(SEED)
-    pairs = {}
-    for side in sides:
-        student, teacher = (torch.randn(BATCH, CHANNELS, side, side, generator=generator).to(device) for _ in range(2))
-        pairs[str(side)] = (student.requires_grad_(), teacher)
-    return pairs
-
-
-def step_of(name: str, device: str) -> Callable[[], None]:
-    """Loss and backward of a term; or of "student", a RetinaNet's forward, loss and backward."""
-    torch.manual_seed(SEED)
-    if name == "student":
-        student = RetinaNet(classes=[f"class {i}" for i in range(80)], image_size=(SIZE, SIZE)).train().to(device)
-        images = torch.rand(BATCH, 3, SIZE, SIZE, device=device)
-        boxes = torch.tensor([[50.0, 60.0, 300.0, 400.0], [100.0, 20.0, 180.0, 90.0]])
-        targets = [{"boxes": boxes, "labels": torch.tensor([3, 7])}] * BATCH
-
-        def whole() -> None:
-            torch.stack(list(student.loss(student(images), targets).values())).sum().backward()
-            student.zero_grad()
-
-        return whole
-    loss, sides = losses(device)[name]
-    pairs = maps(sides, device)
-
-    def step() -> None:
-        over_levels(pairs, loss).backward()
-        for student, _ in pairs.values():
+    def __call__(self) -> None:
+        torch.stack([self.loss(student, teacher) for student, teacher in self.pairs]).sum().backward()
+        for student, _ in self.pairs:
             student.grad = None
-
-    return step
 
 
 def seconds(step: Callable[[], None], device: str) -> float:
@@ -127,18 +164,32 @@ def seconds(step: Callable[[], None], device: str) -> float:
     return time.process_time() - start
 
 
-def peak(name: str, device: str, threads: int) -> float:
-    """MiB at the peak of one step above what was there before, in a process of its own."""
-    torch.set_num_threads(threads)
-    step = step_of(name, device)
-    if device == "cuda":
+def peak(what: str, name: str, setting: Setting) -> float:
+    """MiB at the peak of one step above what was there before, in a process of its own; of a family's term, "supervised", or a loss of maps."""
+    torch.set_num_threads(setting.threads)
+    if what == "maps":
+        step: Callable[[], None] = Maps(ssim_loss if name == "ssim" else pytorch_msssim, setting.device)
+    else:
+        bed = Bed(what, setting)
+        if name == "supervised":
+            step = bed.supervised
+        else:
+            loss, light = bed.loss(name), bed.loss("feature_l1")
+            bed.term(light)  # libraries load on first use, and predictions are made
+            del light
+
+            def step() -> None:
+                bed.term(loss)
+
+    if setting.device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     small = torch.rand(2, 4, 16, 16, requires_grad=True)
-    ssim_loss(small, torch.rand(2, 4, 16, 16)).backward()  # libraries load on first use
+    ssim_loss(small, torch.rand(2, 4, 16, 16)).backward()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _resident("VmRSS")
     step()
     return _resident("VmHWM") - before
@@ -149,52 +200,85 @@ def _resident(key: str) -> float:
     return int(line.split()[1]) / 1024
 
 
+def measure_family(family: str, setting: Setting, rounds: int, context: Any) -> dict[str, Any]:
+    bed = Bed(family, setting)
+    losses = {name: bed.loss(name) for name in TERMS[family]}
+    for loss in losses.values():
+        bed.term(loss)
+    taken: dict[str, list[float]] = {name: [] for name in ("supervised", *losses)}
+    bed.supervised()
+    for _ in range(rounds):
+        taken["supervised"].append(seconds(bed.supervised, setting.device))
+        for name, loss in losses.items():
+            taken[name].append(seconds(lambda loss=loss: bed.term(loss), setting.device))
+    whole = statistics.median(taken["supervised"])
+    losses.clear()
+    result = {}
+    for name, values in taken.items():
+        with context.Pool(1) as pool:
+            mib = pool.apply(peak, (family, name, setting))
+        ratios = [a / b for a, b in zip(values, taken["supervised"])]
+        result[name] = {
+            "ms": round(1e3 * statistics.median(values), 2),
+            "of_step": round(statistics.median(ratios), 4),
+            "peak_mib": round(mib, 1),
+        }
+        print(f"{family} {name}: {result[name]}", flush=True)
+    print(f"{family}: a supervised step takes {whole:.2f} s", flush=True)
+    return result
+
+
+def measure_ssim(setting: Setting, rounds: int, context: Any) -> dict[str, Any]:
+    """Ours and pytorch-msssim's on the same maps, in pairs."""
+    steps = {"ssim": Maps(ssim_loss, setting.device), "pytorch_msssim": Maps(pytorch_msssim, setting.device)}
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for i in range(rounds + 1):
+        for name, step in steps.items():
+            value = seconds(step, setting.device)
+            if i:
+                taken[name].append(value)
+    mib = {}
+    for name in steps:
+        with context.Pool(1) as pool:
+            mib[name] = round(pool.apply(peak, ("maps", name, setting)), 1)
+    ratios = sorted(a / b for a, b in zip(taken["ssim"], taken["pytorch_msssim"]))
+    result = {
+        "ms": {name: round(1e3 * statistics.median(values), 2) for name, values in taken.items()},
+        "peak_mib": mib,
+        "time_ratio": round(statistics.median(ratios), 3),
+        "time_ratio_quartiles": [round(q, 3) for q in statistics.quantiles(ratios, n=4)[::2]],
+        "memory_ratio": round(mib["ssim"] / mib["pytorch_msssim"], 3),
+    }
+    print(f"ssim beside pytorch-msssim, P3 to P5: {result}", flush=True)
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--student-rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=21, help="of ours and pytorch-msssim's SSIM")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--size", type=int, nargs=2, default=(640, 640), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--families", nargs="+", choices=tuple(FAMILIES), default=tuple(FAMILIES))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/latest-terms.json"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    names = list(losses(args.device))
-    steps = {name: step_of(name, args.device) for name in names}
-    for step in steps.values():
-        step()
-    taken: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(args.rounds):
-        for name, step in steps.items():
-            taken[name].append(seconds(step, args.device))
-    steps.clear()
-    student = step_of("student", args.device)
-    if args.device == "cuda":
-        student()
-    whole = statistics.median(seconds(student, args.device) for _ in range(args.student_rounds))
+    setting = Setting(args.device, args.precision, tuple(args.size), args.batch, args.threads)
     context = multiprocessing.get_context("spawn")
-    result = {}
-    for name in names:
-        with context.Pool(1) as pool:
-            mib = pool.apply(peak, (name, args.device, args.threads))
-        median = statistics.median(taken[name])
-        result[name] = {
-            "ms": round(1e3 * median, 2),
-            "of_student": round(median / whole, 4),
-            "peak_mib": round(mib, 1),
-        }
-        print(f"{name}: {1e3 * median:.1f} ms, {100 * median / whole:.2f} % of the student, {mib:.0f} MiB", flush=True)
-    out = {
-        "terms": result,
-        "student_ms": round(1e3 * whole, 1),
+    out: dict[str, Any] = {
+        "setting": dataclasses.asdict(setting),
         "rounds": args.rounds,
         "seed": SEED,
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()}, {args.threads} threads",
     }
-    if "pytorch-msssim, P3 to P5" in taken:
-        pairs = zip(taken["ssim, P3 to P5"], taken["pytorch-msssim, P3 to P5"])
-        out["ssim_over_pytorch_msssim"] = round(statistics.median(a / b for a, b in pairs), 3)
-        print(f"ssim over pytorch-msssim, P3 to P5: {out['ssim_over_pytorch_msssim']}")
+    out["machine"] = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
+    if importlib.util.find_spec("pytorch_msssim") is not None:
+        out["ssim_beside_pytorch_msssim"] = measure_ssim(setting, args.pairs, context)
+    for family in args.families:
+        out[family] = measure_family(family, setting, args.rounds, context)
     args.out.write_text(json.dumps(out, indent=2) + "\n")
 
 
