@@ -220,3 +220,12 @@ def test_trained_with_the_loss_kept_in_checkpoints_and_no_part_of_the_student(
     final = straight.final_student()
     assert final.state_dict().keys() == names
     save_checkpoint(final, tmp_path / "student.safetensors")
+
+
+def test_named_levels_of_other_strides_are_no_pair() -> None:
+    with pytest.raises(
+        InputError, match=r"loss\.ssim\.levels: expected 'p4' .* found 16 px of the student and 32 px of the teacher"
+    ):
+        match_levels(prediction("p3", "p4", strides=(8, 16)), prediction("p3", "p4", strides=(8, 32)), ["p3", "p4"], "ssim")
+    same = match_levels(prediction("p3", "p4", "c4"), prediction("p3", "p4", "c4"), ["p4", "c4"], "ssim")
+    assert same == [Level("p4", "p4"), Level("c4", "c4")]

@@ -50,7 +50,7 @@ def match_levels(
     """Pair the maps of two predictions on images of the same size, fine first.
 
     Args:
-        levels: names of maps, backbone stages too ("c4"), that both have; None: all neck maps of both, paired by stride.
+        levels: names of maps, backbone stages too ("c4"), that both have at the same stride; None: all neck maps of both, paired by stride.
         term: the loss term that asks, for the message.
 
     Raises InputError that names both sides' levels and strides where they do not match, or where two maps of a pair differ in size.
@@ -65,6 +65,13 @@ def match_levels(
             if missing := [name for name in levels if name not in prediction.features]:
                 raise InputError(
                     f"loss.{term}.levels: expected maps of the {side} {sorted(prediction.features)}, got {missing}"
+                )
+        for name in levels:
+            own, other = mine.get(name, _nominal_stride(name)), theirs.get(name, _nominal_stride(name))
+            if own != other:
+                raise InputError(
+                    f"loss.{term}.levels: expected '{name}' to have the same stride on both sides, found {own} px of the student and "
+                    f"{other} px of the teacher"
                 )
         pairs = [Level(name, name) for name in levels]
     else:
