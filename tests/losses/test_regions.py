@@ -79,3 +79,12 @@ def test_strides_of_neck_and_backbone() -> None:
     maps = {name: torch.zeros(1, 1, 2, 2) for name in ("c3", "c4", "c5", "p3", "p4", "p5", "p6", "p7")}
     prediction = Prediction({}, ((2, 2, 1),) * 5, (8, 16, 32, 64, 128), maps, (32, 32))
     assert strides_of(prediction, ["p3", "p7", "c4", "c5"]) == [8, 128, 16, 32]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("corner", range(4))
+def test_boxes_that_are_no_numbers_mark_nothing(bad: float, corner: int) -> None:
+    box = [8.0, 8.0, 40.0, 40.0]
+    good, broken = target((8, 8, 40, 40)), target((*box[:corner], bad, *box[corner + 1 :]), (8, 8, 40, 40))
+    for ours, theirs in zip(object_masks([broken], SIZES, STRIDES), object_masks([good], SIZES, STRIDES), strict=True):
+        assert torch.equal(ours, theirs)

@@ -24,7 +24,7 @@ def object_masks(
     """Mark the cells that objects cover, each box on one level.
 
     Args:
-        targets: one an image, B in all; boxes without area mark nothing.
+        targets: one an image, B in all; boxes without area, or with a side that is no finite number, mark nothing.
         sizes, strides: (height, width) and pixels a cell of each level.
         box_side: side in pixels of the square whose level has stride 4; each doubling is one level up.
 
@@ -38,7 +38,9 @@ def object_masks(
     image, boxes, _ = join_targets(targets)
     boxes = boxes.float()
     extent = boxes[:, 2:] - boxes[:, :2]
-    solid = (extent > 0).all(dim=1)  # (n,)
+    solid = ((extent > 0) & extent.isfinite()).all(dim=1)  # (n,)
+    # what is no number has no cell to be looked up either
+    boxes, extent = boxes.where(solid[:, None], 0), extent.where(solid[:, None], 0)
     side = extent.clamp(min=torch.finfo(boxes.dtype).tiny ** 0.5).prod(1).sqrt()
     wanted = math.log2(FINEST_STRIDE) + (side / box_side).log2().floor()  # (n,) log2 of a stride
     distance = (wanted[:, None] - boxes.new_tensor([math.log2(s) for s in strides])).abs()  # (n, levels)
