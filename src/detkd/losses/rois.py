@@ -163,12 +163,14 @@ def select_sites(boxes: Tensor, scores: Tensor, targets: Sequence[Target], per_i
     chosen = []
     solid = (boxes[..., 2:] > boxes[..., :2]).all(2)  # (B, N)
     positive = on_objects(list(boxes), targets, iou).view_as(solid)
-    for group, allowed, score in zip(positive, solid, scores.detach().float()):
-        wanted, others = group & allowed, ~group & allowed
-        first = min(int(wanted.sum()), max(per_image // 4, 1))
-        second = min(int(others.sum()), 3 * max(first, 1), per_image - first)
-        least = torch.finfo(score.dtype).min
+    wanted, others = positive & solid, ~positive & solid  # (B, N)
+    # the one wait for the device
+    counts = torch.stack([wanted.sum(1), others.sum(1)], dim=1).tolist()
+    least = torch.finfo(torch.float32).min
+    for objects, background, score, (positives, negatives) in zip(wanted, others, scores.detach().float(), counts):
+        first = min(positives, max(per_image // 4, 1))
+        second = min(negatives, 3 * max(first, 1), per_image - first)
         chosen.append(
-            torch.cat([score.masked_fill(~mask, least).topk(n).indices for mask, n in ((wanted, first), (others, second))])
+            torch.cat([score.masked_fill(~mask, least).topk(n).indices for mask, n in ((objects, first), (background, second))])
         )
     return chosen
