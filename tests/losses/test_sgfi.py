@@ -168,7 +168,7 @@ def test_setup_leaves_detectors_alone_and_says_what_is_missing() -> None:
     assert student.training
     with pytest.raises(InputError, match=r"loss 'sgfi': expected a teacher with a RoI head.*FasterRCNN"):
         SGFI().setup(student, STUDENTS["fcos"]())
-    with pytest.raises(InputError, match=r"loss 'sgfi': .* found a SSD.*: FasterRCNN, FCOS, RetinaNet"):
+    with pytest.raises(InputError, match=r"loss 'sgfi': .* found a SSD.*: .*FasterRCNN, .*FCOS, RetinaNet"):
         SGFI().setup(SSD("ssdlite320_mobilenet_v3_large", ("cat",), (96, 96)), teacher)
     with pytest.raises(InputError, match=r"loss.sgfi.per_image"):
         SGFI(per_image=0)
