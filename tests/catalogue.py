@@ -19,6 +19,7 @@ from detkd.detectors.ultralytics import UltralyticsDetector
 from detkd.losses.bn_stats import BatchNormStatistics
 from detkd.losses.careg import ClassAwareRegression
 from detkd.losses.contrastive import Contrastive
+from detkd.losses.crosskd import CrossKD
 from detkd.losses.cwd import CWD
 from detkd.losses.defeat_backbone import DeFeatBackbone
 from detkd.losses.defeat_neck import DeFeatNeck
@@ -105,6 +106,7 @@ TERMS: dict[str, Callable[[], Any]] = {
     "prediction": PredictionImitation,
     "sgfi": SGFI,
     "contrastive": lambda: Contrastive(queue=256, width=16),
+    "crosskd": CrossKD,
 }
 
 TWO_STAGE = ("faster_rcnn_r18", "faster_rcnn_c4_r18", "cascade_rcnn_r18")
@@ -122,6 +124,7 @@ STUDENT_TERMS: dict[str, tuple[str, ...]] = {
     "prediction": TWO_STAGE,
     "sgfi": TWO_STAGE,
     "contrastive": TWO_STAGE,
+    "crosskd": ("retinanet_r18",),  # the other kind has so few sites here that n is at its least
 }
 # Terms whose mean over processes is another than the joined batch's: they standardise maps over the batch.
 OF_THE_BATCH = ("pkd",)

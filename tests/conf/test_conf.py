@@ -58,6 +58,8 @@ USED_BY = {
             "defeat",
             "contrastive",
             "gdetkd",
+            "crosskd",
+            "transfer_head",
         },
     },
     "optimizer": {"distill": None},
@@ -72,6 +74,7 @@ BUNDLES = {  # names for several terms
     "defeat": ["defeat_neck", "defeat_backbone", "defeat_proposals"],
     "gdetkd": ["sgfi", "contrastive", "prediction", "careg"],
 }
+ADDS_NO_LOSS = ["transfer_head"]  # alone it is an error
 NO_FILE = ["scenes", "yolov3_tiny"]  # architectures built in code, quickly
 HEAVY = [
     "yolov3",
@@ -227,8 +230,9 @@ def test_parts_instantiate(command: str, group: str, option: str) -> None:
 
 @pytest.mark.parametrize(("command", "group", "option"), choices("loss"))
 def test_losses_instantiate_with_the_weight_they_say(command: str, group: str, option: str) -> None:
-    cfg = compose_command(command, f"loss=[{option}]")
-    names = BUNDLES.get(option, [option])
+    beside = ["detection"] if option in ADDS_NO_LOSS else []
+    cfg = compose_command(command, f"loss=[{','.join([option, *beside])}]")
+    names = [*BUNDLES.get(option, [option]), *beside]
     assert build.build_loss(cfg.loss).weights == {name: cfg.loss[name].weight for name in names}
 
 

@@ -70,3 +70,12 @@ def test_state_dict_carries_weights_and_count(tiny_detector: Any) -> None:
 def test_bad_arguments(tiny_detector: Any, arguments: Any) -> None:
     with pytest.raises(ValueError, match="expected"):
         EMA(tiny_detector(), **arguments)
+
+
+def test_start_takes_the_weights_as_they_are(tiny_detector: Any) -> None:
+    student = fill(tiny_detector(), 0.0)
+    ema = EMA(student, decay=0.9)
+    fill(student, 3.0)
+    ema.start(student)
+    assert all((value == 3).all() for value in ema.average.state_dict().values())
+    assert ema.updates == 0

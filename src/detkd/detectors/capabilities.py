@@ -15,7 +15,7 @@ Capability = TypeVar("Capability", DenseHead, TwoStage)
 # what a class must define, and what to call it
 _METHODS: dict[object, tuple[tuple[str, ...], str]] = {
     DenseHead: (("towers", "head", "head_from", "boxes"), "a dense head that can be read and fed"),
-    TwoStage: (("propose", "pool", "roi_head", "refine"), "a RoI head"),
+    TwoStage: (("propose", "pool", "roi_head", "refine", "head_modules"), "a RoI head"),
 }
 
 

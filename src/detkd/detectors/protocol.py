@@ -129,6 +129,10 @@ class TwoStage(Detector, Protocol):
         """What the RoI head of a stage says of pooled features (R, C, 7, 7)."""
         ...
 
+    def head_modules(self) -> dict[str, nn.Module]:
+        """The modules behind the pyramid that have weights, by name: of the RPN and of the RoI heads."""
+        ...
+
     def refine(self, prediction: Prediction, boxes: Sequence[Tensor], roi: RoI, stage: int = 0) -> list[Tensor]:
         """The boxes that the next stage looks at: (r, 4) an image as given, moved by what ``stage`` said of them, without gradient."""
         ...

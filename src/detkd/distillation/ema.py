@@ -41,6 +41,10 @@ class EMA(nn.Module):
         """The average, in eval mode."""
         return cast(Detector, self.average)
 
+    def start(self, student: Detector) -> None:
+        """Take the weights of ``student`` as they are, where it has changed since it was copied and before the first update."""
+        self.average.load_state_dict(student.state_dict())
+
     def decay_at(self, update: int) -> float:
         """The decay of update ``update`` = 1, 2, ..."""
         return self.decay if self.warmup_steps == 0 else self.decay * -math.expm1(-update / self.warmup_steps)

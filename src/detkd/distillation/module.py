@@ -106,16 +106,18 @@ class DistillationModule(pl.LightningModule):
             teacher.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> DistillationModule:
-        """Switch the student and the loss; the teacher and the average stay in eval mode."""
+        """Switch the student, then the loss, whose terms may keep parts of the student in eval mode; teacher and average stay in it."""
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
         return self
 
     def setup(self, stage: str) -> None:
-        """Set up the loss, once: here its terms check the two detectors and build their parameters."""
+        """Set up the loss, once: here its terms check the two detectors and build their parameters; a term may prepare the student."""
         if not self._loss_is_set_up:
             self.loss.setup(self.student, self.teacher)
+            if self.ema is not None:
+                self.ema.start(self.student)
             self._loss_is_set_up = True
 
     def configure_optimizers(self) -> Any:

@@ -191,6 +191,10 @@ class TwoStageRCNN(nn.Module):
         moved = coder.decode_single(deltas, torch.cat(list(boxes)).to(deltas))
         return list(clip_boxes_to_image(moved, prediction.image_size).split(counts))
 
+    def head_modules(self) -> dict[str, nn.Module]:
+        """All behind the pyramid that has weights: the head of the RPN, and the RoI heads of all stages."""
+        return {"rpn": self.model.rpn.head, "roi_heads": self.model.roi_heads}
+
     def norms(self) -> list[Norm]:
         """BatchNorm and FrozenBatchNorm layers of backbone and pyramid, in order of definition."""
         return find_norms(self, skip=("model.roi_heads",))
