@@ -286,7 +286,7 @@ def test_students_of_an_optional_package(option: str) -> None:
 
 
 def test_every_student_is_tried() -> None:
-    need_a_file = {"checkpoint", "darknet", "yolo_fastest", "yolo_fastest_xl"}
+    need_a_file = {"checkpoint", "darknet", "mmdetection", "yolo_fastest", "yolo_fastest_xl"}
     assert {*NO_FILE, *HEAVY, *EXTRA} == set(options("student")) - need_a_file
 
 
@@ -328,7 +328,7 @@ def test_without_a_network_the_error_says_which_file_to_put_where(
     assert not list((tmp_path / "cache").iterdir())
 
 
-@pytest.mark.parametrize("option", ["checkpoint", "darknet"])
+@pytest.mark.parametrize("option", ["checkpoint", "darknet", "mmdetection"])
 def test_a_mandatory_value_that_is_missing_is_named(option: str) -> None:
     with pytest.raises(InputError, match=r"teacher\.\S+: expected a value on the command line, like teacher\.\S+=FILE"):
         build.build_detector(compose_command("invert", f"teacher={option}").teacher, "teacher")

@@ -36,6 +36,14 @@ def stage_channels(backbone: str, width: float = 1.0) -> tuple[int, int, int, in
     return base * expansion, 2 * base * expansion, 4 * base * expansion, 8 * base * expansion
 
 
+def resnet_of(depths: tuple[int, ...], bottleneck: bool) -> str | None:
+    """The ResNet with these numbers of blocks a stage; None where there is none."""
+    for name, (block, blocks) in _RESNETS.items():
+        if blocks == depths and (block is Bottleneck) == bottleneck:
+            return name
+    return None
+
+
 def resnet_body(backbone: str, width: float = 1.0) -> nn.Sequential:
     """A ResNet (He et al., CVPR 2016) without its classifier: conv1, bn1, relu, maxpool, layer1 to layer4.
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,15 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from detkd.boxes import clip_xyxy
 from detkd.detectors.norms import Norm, find_norms
-from detkd.detectors.torchvision.architecture import Architecture, find_architecture, make_spec, table_of
+from detkd.detectors.torchvision.anchors import ExactAnchors
+from detkd.detectors.torchvision.architecture import (
+    Architecture,
+    Conventions,
+    check_conventions,
+    find_architecture,
+    make_spec,
+    table_of,
+)
 from detkd.detectors.torchvision.backbones import check_backbone, freeze_norms, pyramid, resnet_fpn, stage_channels
 from detkd.detectors.torchvision.base import (
     Normalise,
@@ -34,9 +42,12 @@ from detkd.detectors.torchvision.base import (
 from detkd.detectors.torchvision.dense import behind, finish_towers, kept, layers_of, run_towers, towers_of
 from detkd.detectors.torchvision.labels import make_head_labels
 from detkd.detectors.torchvision.weights import load_published
+from detkd.errors import InputError
 from detkd.structures import Detection, Prediction, Resize, Target
 
 _STRIDES = (8, 16, 32, 64, 128)
+_RATIOS = (0.5, 1.0, 2.0)
+P6From = Literal["p5", "c5"]
 _MAPS = level_names("p", _STRIDES)
 _V1, _V2 = "retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"
 ARCHITECTURES = table_of(
@@ -63,6 +74,9 @@ class RetinaNet(nn.Module):
         backbone: resnet18, 34, 50, 101 or 152; None: resnet50. channels: of pyramid and heads. width: factor on the backbone's channels.
         anchor_size: side in pixels of the smallest anchors, doubled level by level.
         frozen_norms, frozen_eps: FrozenBatchNorm2d of that eps in the backbone instead of trainable BatchNorm2d.
+        p6_from: "p5" or "c5", what the level above p5 is made from; None: the architecture's own.
+        conventions: torchvision's, or MMDetection's (anchors of exact sides, a stride apart; no ReLU between p6 and p7). They go with
+            weights that were trained so.
 
     Raises InputError on unknown names, missing classes, and weights that cannot be had or do not fit the other arguments.
     """
@@ -88,22 +102,28 @@ class RetinaNet(nn.Module):
         anchor_size: int = 32,
         frozen_norms: bool = False,
         frozen_eps: float = 1e-5,
+        p6_from: P6From | None = None,
+        conventions: Conventions = "torchvision",
     ) -> None:
         super().__init__()
         own = self.architecture = find_architecture(architecture, ARCHITECTURES)
         self.backbone = check_backbone(own.backbone, backbone, width, channels)
         if weights is not None:
             changed = {"channels": channels != 256, "width": width != 1.0, "anchor_size": anchor_size != 32}
+            changed |= {"p6_from": p6_from is not None, "conventions": conventions != "torchvision"}
             check_published(own, backbone=self.backbone != own.backbone, **changed)
             coco91, frozen_norms, frozen_eps = True, own.frozen_norms, own.frozen_eps
-        self.coco91 = coco91
+        if p6_from not in (None, *get_args(P6From)):
+            raise InputError(f"p6_from: expected p5, c5 or null, got {p6_from!r}")
+        self.coco91, self.p6_from, self.conventions = coco91, p6_from, check_conventions(conventions, self.backbone)
         self.channels, self.width, self.anchor_size = channels, width, anchor_size
         self.frozen_norms, self.frozen_eps = frozen_norms, frozen_eps
         self.labels = make_head_labels(classes, coco91, background=False)
         self.spec = make_spec(own, self.labels.classes, image_size, resize, mean, std)
         self.gains = {"box": box_gain, "cls": cls_gain}
         self.normalise = Normalise(self.spec)
-        self.model: Any = _build(architecture, self.labels.width, self.backbone, channels, width, anchor_size)
+        parts = (self.backbone, channels, width, anchor_size, p6_from, self.conventions)
+        self.model: Any = _build(architecture, self.labels.width, *parts)
         self.model.score_thresh = own.score_threshold if score_threshold is None else score_threshold
         self.model.nms_thresh = own.nms_iou if nms_iou is None else nms_iou
         self.model.detections_per_img = own.max_detections if max_detections is None else max_detections
@@ -193,6 +213,8 @@ class RetinaNet(nn.Module):
             "anchor_size": self.anchor_size,
             "frozen_norms": self.frozen_norms,
             "frozen_eps": self.frozen_eps,
+            "p6_from": self.p6_from,
+            "conventions": self.conventions,
         }
 
     def _predict(self, cls: Sequence[Tensor], box: Sequence[Tensor], image_size: tuple[int, int]) -> Prediction:
@@ -221,16 +243,42 @@ class RetinaNet(nn.Module):
         return output, anchors
 
 
-def _build(architecture: str, columns: int, backbone: str, channels: int, width: float, anchor_size: int) -> Any:
+class PlainP6P7(LastLevelP6P7):
+    """p6 and p7 by convolutions of stride 2 alone, without torchvision's ReLU between them."""
+
+    def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        """Pyramid maps p and backbone stages c, fine first, to the maps with two more."""
+        p6 = self.p6(p[-1] if self.use_P5 else c[-1])
+        return [*p, p6, self.p7(p6)], [*names, "p6", "p7"]
+
+
+def _build(
+    architecture: str,
+    columns: int,
+    backbone: str,
+    channels: int,
+    width: float,
+    anchor_size: int,
+    p6_from: P6From | None,
+    conventions: Conventions,
+) -> Any:
     """torchvision's RetinaNet from scratch, its parts those of torchvision's builder of that name."""
-    second = architecture == _V2
-    p6_from = stage_channels(backbone, width)[3] if second else channels
-    body = resnet_fpn(backbone, width, channels, first_stage=2, extra=LastLevelP6P7(p6_from, channels))
-    octaves = tuple(tuple(int(s * 2 ** (k / 3)) for k in range(3)) for s in (anchor_size * 2**i for i in range(5)))
-    generator = AnchorGenerator(octaves, ((0.5, 1.0, 2.0),) * 5)
+    second, exact = architecture == _V2, conventions == "mmdetection"
+    source = p6_from or ("c5" if second else "p5")
+    extra = (PlainP6P7 if exact else LastLevelP6P7)(
+        stage_channels(backbone, width)[3] if source == "c5" else channels, channels
+    )
+    if p6_from is not None:
+        extra.use_P5 = p6_from == "p5"  # torchvision goes by the channels, which may be equal
+    body = resnet_fpn(backbone, width, channels, first_stage=2, extra=extra)
+    sides = [[s * 2 ** (k / 3) for k in range(3)] for s in (anchor_size * 2**i for i in range(5))]
+    generator = AnchorGenerator(tuple(tuple(int(side) for side in level) for level in sides), (_RATIOS,) * 5)
     # The published heads have 32 groups; narrower ones that 32 does not divide take the largest count that does.
     norm = partial(nn.GroupNorm, math.gcd(32, channels)) if second else None
     head = retinanet.RetinaNetHead(channels, generator.num_anchors_per_location()[0], columns, norm_layer=norm)
     if second:
         head.regression_head._loss_type = "giou"
-    return retinanet.RetinaNet(body, columns, anchor_generator=generator, head=head)
+    model = retinanet.RetinaNet(body, columns, anchor_generator=generator, head=head)
+    if exact:
+        model.anchor_generator = ExactAnchors(sides, _RATIOS, _STRIDES)
+    return model
