@@ -31,7 +31,7 @@ EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 USED_BY = {
     "augmentation": {"invert": {"diode", "none"}, "distill": {"train", "mosaic", "tile", "multi_scale", "none"}},
     "callbacks": {"invert": {"invert", "none"}, "distill": {"distill", "none"}},
-    "data": {"distill": None, "evaluate": {"folder", "coco", "voc", "bdd100k"}},
+    "data": {"distill": None, **dict.fromkeys(("evaluate", "features"), {"folder", "coco", "voc", "bdd100k"})},
     "image": {"invert": None},
     "layout": {"invert": None},
     "logger": {"invert": None, "distill": None},

@@ -71,6 +71,7 @@ def test_one_student_and_students_by_name(arguments: list[str], detectors: Path,
         (["other"], ["level=p7"], r"level: expected a neck level .* one of \['p4', 'p5'\], found 'p7'"),
         (["other"], ["data.length=0"], "data.length: expected at least 1, found 0"),
         (["other"], ["data.root=null"], "data.root: expected a folder of images"),
+        (["other"], ["data.num_workers=2"], "data.num_workers: expected 0"),
     ],
 )
 def test_mistakes(

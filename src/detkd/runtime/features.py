@@ -7,16 +7,17 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor
 
-from detkd.data.coco import CocoDataset
+from detkd.data.dataset import DetectionDataset
 from detkd.detectors.checkpoint import load_checkpoint
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.evaluation.feature_comparison import Comparison
+from detkd.runtime.data import open_labelled
 from detkd.runtime.run import write_text
 from detkd.structures import Target
 
@@ -50,18 +51,15 @@ def read_samples(cfg: DictConfig, students: Mapping[str, Detector], device: str)
 
     Raises InputError at once where there is no folder that can be read.
     """
-    if cfg.data.root is None:
+    if cfg.data.get("root") is None:
         raise InputError("data.root: expected a folder of images, like data.root=DIR, found none")
+    for key in ("holdout", "num_workers"):
+        if cfg.data[key]:
+            raise InputError(
+                f"data.{key}: expected 0, since images are looked at one by one and none is kept out, found {cfg.data[key]}"
+            )
     spec = next(iter(students.values())).spec
-    dataset = CocoDataset(
-        cfg.data.root,
-        cfg.data.annotations,
-        classes=spec.classes,
-        image_size=spec.image_size,
-        resize=spec.resize,
-        on_unknown=cfg.data.on_unknown,
-        invalid_boxes=cfg.data.invalid_boxes,
-    )
+    dataset = open_labelled(cast(DictConfig, OmegaConf.merge(cfg.data, {"length": None})), spec)
     count = len(dataset)
     taken = count if cfg.data.length is None else min(cfg.data.length, count)
     if taken < 1:
@@ -69,7 +67,7 @@ def read_samples(cfg: DictConfig, students: Mapping[str, Detector], device: str)
     return (_sample(dataset, number * count // taken, device) for number in range(taken))
 
 
-def _sample(dataset: CocoDataset, index: int, device: str) -> tuple[Tensor, Target | None]:
+def _sample(dataset: DetectionDataset, index: int, device: str) -> tuple[Tensor, Target | None]:
     sample = dataset[index]
     target = sample["target"]
     if target is not None:
