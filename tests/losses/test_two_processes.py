@@ -80,7 +80,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         )
         for rank, file in enumerate(files)
     ]
-    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    try:
+        assert [process.wait(timeout=600) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
     return [torch.load(file, weights_only=True) for file in files]
 
 
