@@ -20,6 +20,7 @@ from detkd.detectors.checkpoint import fingerprint
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.evaluation.coco import Scores, detect, detect_images, score
+from detkd.runtime.run import device_of
 from detkd.structures import DetectorSpec
 
 KEYS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "images")
@@ -109,19 +110,24 @@ def _teacher_overrides() -> list[str]:
 
 
 def score_student(cfg: DictConfig, student: Detector, datamodule: DetectionDataModule) -> dict[str, Any]:
-    """COCO scores on ``val.root``, else on what was held out; None where there are no boxes to score on."""
+    """COCO scores on ``val.root``, else on what was held out; None where there are no boxes to score on.
+
+    It runs where it was trained.
+    """
+    device = device_of("auto" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") else "cpu")
     if cfg.val.root is not None:
-        return _results(evaluate(student, open_labelled(cfg.val, student.spec)), str(cfg.val.root))
+        dataset = open_labelled(cfg.val, student.spec)
+        return _results(evaluate(student, dataset, device=device), str(cfg.val.root))
     if cfg.data.holdout and datamodule.val_set is not None:
         held_out = datamodule.val_set
         if isinstance(held_out, Subset) and isinstance(whole := held_out.dataset, DetectionDataset):
             if not whole.labelled:
                 return dict.fromkeys(KEYS) | {"scored_on": None}
             truths = [whole.ground_truth(i) for i in held_out.indices]
-            return _results(score(detect(student, held_out), truths, student.spec.classes), "held-out images")
+            return _results(score(detect(student, held_out, device=device), truths, student.spec.classes), "held-out images")
         samples = [datamodule.val_set[i] for i in range(len(datamodule.val_set))]  # type: ignore[arg-type]
         if all(sample["target"] is not None for sample in samples):
-            detections = detect_images(student, [sample["image"] for sample in samples])
+            detections = detect_images(student, [sample["image"] for sample in samples], device=device)
             return _results(score(detections, [s["target"] for s in samples], student.spec.classes), "held-out images")
     return dict.fromkeys(KEYS) | {"scored_on": None}
 
