@@ -199,7 +199,7 @@ def test_held_out_images_are_scored_without_their_difficult_objects(
     cfg = config("data=voc", f"data.root={voc}", "data.num_workers=0", "labels=real", "data.holdout=0.5")
     student = doubles.TinyDetector(classes=("cat",), image_size=(32, 32))
 
-    def both(detector: Any, dataset: Any, *_: object) -> list[Any]:
+    def both(detector: Any, dataset: Any, device: str) -> list[Any]:
         boxes = torch.tensor([[0.0, 0, 32, 64], [32, 0, 64, 64]])
         return [
             {"boxes": boxes, "labels": torch.zeros(2).long(), "scores": torch.tensor([0.5, 0.9])} for _ in range(len(dataset))
