@@ -252,3 +252,16 @@ def test_boxes_are_read_without_images_and_without_their_names(tmp_path: Path) -
     path.write_text(json.dumps(changed("images.1.width", ...)))
     with pytest.raises(InputError, match=r"images\[1\].*missing are \['width'\]"):
         read_boxes(path)
+
+
+def test_supercategories_go_by_label(folder: Path) -> None:
+    assert read(folder, GOOD).supercategories == {}
+    categories = [
+        {"id": 90, "name": "dog", "supercategory": "animal"},
+        {"id": 3, "name": "cat", "supercategory": " animal "},
+        {"id": 5, "name": "idle", "supercategory": "none"},  # as Roboflow writes it
+        {"id": 6, "name": "sofa", "supercategory": None},
+    ]
+    content = {**GOOD, "categories": categories}
+    assert read(folder, content).supercategories == {0: "animal", 3: "animal"}
+    assert read(folder, content, classes=("dog", "cat")).supercategories == {0: "animal", 1: "animal"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a COCO json says: class names in label order, the json's category id of each label it has, and the images."""
+    """What a COCO json says: class names in label order, the json's category id of each label it has, and the images.
+
+    supercategories: by label, of labels that have one; "none" and the empty name, which some tools write, are none.
+    """
 
     classes: tuple[str, ...]
     category_ids: dict[int, int]
     records: list[Record]
+    supercategories: dict[int, str] = field(default_factory=dict)
 
 
 def read_annotations(
@@ -179,7 +183,9 @@ def _read(
         label = label_of[category_id]
         if label is not None:
             category_ids.setdefault(label, category_id)
-    return Annotations(tuple(classes), category_ids, records)
+    above = {entry["id"]: str(entry.get("supercategory") or "none").strip() for entry in content["categories"]}
+    supercategories = {label: above[i] for label, i in category_ids.items() if above[i] not in ("", "none")}
+    return Annotations(tuple(classes), category_ids, records, supercategories)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypedDict
 
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from detkd.data.annotations import Annotations, GroundTruth
+from detkd.data.annotations import Annotations, GroundTruth, Record
 from detkd.data.images import read_image
 from detkd.data.letterbox import Placement, place
 from detkd.errors import InputError
@@ -40,8 +41,8 @@ class DetectionDataset(Dataset[Sample]):
         cache: keep the resized uint8 images in memory; each worker process keeps its own. Do not write into a cached image.
         difficult: boxes that scoring ignores are targets in training nevertheless.
 
-    Attributes: classes; category_ids, the format's id of each label (empty without boxes); labelled, whether there are targets;
-    records, one for each image, before ``length``.
+    Attributes: classes; category_ids, the format's id of each label (empty without boxes); supercategories, by label, where the format has
+    them; labelled, whether there are targets; records, one for each image, before ``length``.
 
     Raises InputError for no images; and when an image is read, for one that cannot be or whose size is not that of its record.
     """
@@ -61,6 +62,7 @@ class DetectionDataset(Dataset[Sample]):
             raise InputError(f"{root}: expected images, found none")
         self.root = root
         self.classes, self.category_ids, self.records = read.classes, read.category_ids, read.records
+        self.supercategories = read.supercategories
         self.labelled = self.records[0].truth is not None
         self.image_size = image_size
         self.resize: Resize = resize
@@ -93,23 +95,34 @@ class DetectionDataset(Dataset[Sample]):
 
     def image_id(self, index: int) -> int:
         """The json's id of image ``index``."""
-        return self.records[self._order[index]].image_id
+        return self.record(index).image_id
+
+    def record(self, index: int) -> Record:
+        """What is known of image ``index``."""
+        return self.records[self._order[index]]
+
+    def original(self, index: int) -> Image.Image:
+        """Image ``index`` in its own size, RGB and upright. Raises InputError as reading a sample does."""
+        return _decode(self.records[self._order[index]])
 
     def _read(self, number: int) -> tuple[Tensor, Placement, tuple[int, int]]:
         if self._cache is not None and number in self._cache:
             return self._cache[number]
-        record = self.records[number]
-        image = read_image(record.path, record.size)
-        size = (image.height, image.width)
-        if record.size is not None and size != record.size:
-            raise InputError(
-                f"{record.path}: expected {record.size[1]} x {record.size[0]} pixels as its annotations say, "
-                f"found {image.width} x {image.height}"
-            )
-        read = (*place(image, self.image_size, self.resize), size)
+        image = _decode(self.records[number])
+        read = (*place(image, self.image_size, self.resize), (image.height, image.width))
         if self._cache is not None:
             self._cache[number] = read
         return read
+
+
+def _decode(record: Record) -> Image.Image:
+    image = read_image(record.path, record.size)
+    if record.size is not None and (image.height, image.width) != record.size:
+        raise InputError(
+            f"{record.path}: expected {record.size[1]} x {record.size[0]} pixels as its annotations say, "
+            f"found {image.width} x {image.height}"
+        )
+    return image
 
 
 def spread(n: int, length: int | None) -> list[int]:
