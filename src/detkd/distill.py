@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import lightning
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from detkd.data.augment import Compose
 from detkd.detectors.checkpoint import fingerprint, save_checkpoint
-from detkd.distillation.module import DistillationModule
 from detkd.runtime import build, data
 from detkd.runtime.run import claim, entry_point, finished, output_dir, write_results
 
@@ -24,20 +21,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
     classes = teacher.spec.classes if teacher is not None else data.classes_of(cfg)
     student = build.required(build.build_detector(cfg.student, "student", classes), "student")
     datamodule = data.build_datamodule(cfg, student, teacher)
-    module = DistillationModule(
-        student,
-        teacher,
-        build.build_loss(cfg.loss),
-        instantiate(cfg.optimizer),
-        Compose(build.build_list(cfg.augmentation)),
-        labels=cfg.labels,
-        label_threshold=cfg.label_threshold,
-        ema_decay=cfg.ema_decay,
-        ema_warmup=cfg.ema_warmup,
-        warmup_steps=cfg.warmup_steps,
-        final_lr_fraction=cfg.final_lr,
-        seed=cfg.seed,
-    )
+    module = build.build_distillation(cfg, student, teacher)
     module.setup("fit")
     # only now, when every part is known to fit, is the folder touched
     claim(cfg, folder)
@@ -49,8 +33,9 @@ def main(cfg: DictConfig) -> dict[str, object]:
     if trainer.is_global_zero:
         scores = data.score_student(cfg, result, datamodule)
         about = {"teacher_sha256": fingerprint(teacher) if teacher is not None else None, "steps": trainer.global_step}
+        about |= {"data_sha256": data.training_set(cfg.data)}
         save_checkpoint(result, folder / "student.safetensors", about | {"seed": cfg.seed, "scores": scores})
-        results = scores | {"student": "student.safetensors"} | about
+        results = scores | {"student": "student.safetensors", "student_sha256": fingerprint(result)} | about
         write_results(folder, results)
         print(f"student: {folder / 'student.safetensors'}\n{data.summary(scores)}")
     return results

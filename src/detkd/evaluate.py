@@ -5,16 +5,22 @@ from __future__ import annotations
 from omegaconf import DictConfig
 from rich.console import Console
 
+from detkd.data.identity import truths_sha256
+from detkd.detectors.checkpoint import fingerprint
 from detkd.errors import InputError
 from detkd.evaluation.coco import coco_detections, detect, score
 from detkd.runtime import build
 from detkd.runtime.data import KEYS, open_labelled
+from detkd.runtime.robustness import run_benchmark
 from detkd.runtime.run import claim, device_of, entry_point, finished, output_dir, write_json, write_results, write_text
 
 
 @entry_point("evaluate")
 def main(cfg: DictConfig) -> dict[str, object]:
-    """Run the detector over the images; write results.json and a table, or detections.json where there are no labels."""
+    """Run the detector over the images; write results.json and a table, or detections.json where there are no labels.
+
+    With ``corruptions``, score it under each of them too.
+    """
     folder = output_dir()
     if (done := finished(cfg, folder)) is not None:
         return done
@@ -24,6 +30,8 @@ def main(cfg: DictConfig) -> dict[str, object]:
         raise InputError(f"data.holdout: expected 0, since all images are scored, found {cfg.data.holdout}")
     detector = build.required(build.build_detector(cfg.teacher, "teacher"), "teacher")
     dataset = open_labelled(cfg.data, detector.spec)
+    if cfg.corruptions is not None:
+        return run_benchmark(cfg, detector, dataset)
     claim(cfg, folder)
     detections = detect(detector, dataset, cfg.batch_size, device_of(cfg.device), cfg.data.num_workers)
     image_ids = [dataset.image_id(i) for i in range(len(dataset))]
@@ -31,12 +39,14 @@ def main(cfg: DictConfig) -> dict[str, object]:
     write_json(folder / "detections.json", coco_detections(detections, image_ids, category_ids))
     results: dict[str, object] = dict.fromkeys(KEYS) | {"images": len(dataset)}
     if dataset.labelled:
-        scores = score(detections, [dataset.ground_truth(i) for i in range(len(dataset))], detector.spec.classes)
-        results = scores.to_dict()
+        truths = [dataset.ground_truth(i) for i in range(len(dataset))]
+        scores = score(detections, truths, detector.spec.classes)
+        results = scores.to_dict() | {"scored_sha256": truths_sha256(truths, detector.spec.classes)}
         write_text(folder / "results.md", scores.markdown())
         Console().print(scores.table(str(cfg.data.root)))
     else:
         print(f"no labels in {cfg.data.root}: wrote {folder / 'detections.json'}")
+    results |= {"detector_sha256": fingerprint(detector)}
     write_results(folder, results)
     return results
 

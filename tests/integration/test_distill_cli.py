@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from detkd.detectors.checkpoint import fingerprint, load_checkpoint, read_description
+from detkd.detectors.checkpoint import fingerprint, fingerprint_file, load_checkpoint, read_description
 
 Command = Callable[..., Any]
 KEYS = {"ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "images"}
@@ -46,6 +47,17 @@ def test_the_result_is_a_student_alone_that_was_trained(distilled: Path, detecto
     about = read_description(distilled / "student.safetensors")["about"]
     assert about["teacher_sha256"] == fingerprint(load_checkpoint(detectors / "teacher.safetensors"))
     assert about["scores"]["ap50"] == results(distilled)["ap50"]
+
+
+def test_results_say_what_was_typed_and_link_student_set_and_scores_by_hash(distilled: Path, images: Path) -> None:
+    found = results(distilled)
+    assert found["student_sha256"] == fingerprint(load_checkpoint(distilled / "student.safetensors"))
+    assert found["student_sha256"] == fingerprint_file(distilled / "student.safetensors")
+    assert found["data_sha256"] == hashlib.sha256((images / "manifest.json").read_bytes()).hexdigest()
+    assert read_description(distilled / "student.safetensors")["about"]["data_sha256"] == found["data_sha256"]
+    assert len(found["scored_sha256"]) == 64
+    assert found["command"].startswith("python -m detkd.distill teacher=checkpoint ")
+    assert found["versions"]["torch"] == torch.__version__
 
 
 def test_the_same_command_makes_the_same_student(

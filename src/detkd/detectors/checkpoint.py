@@ -144,8 +144,19 @@ def _build(path: Path, description: Mapping[str, Any]) -> Detector:
 
 def fingerprint(detector: Detector) -> str:
     """sha256 over the weights of a detector, which tells one teacher from another wherever they were loaded from."""
+    return _fingerprint(detector.state_dict())
+
+
+def fingerprint_file(path: Path) -> str:
+    """The fingerprint of the detector in a checkpoint, without building it. Raises InputError as :func:`read_description` does."""
+    read_description(path)
+    with safe_open(str(path), framework="pt") as file:
+        return _fingerprint({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  (not a dict)
+
+
+def _fingerprint(state: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(detector.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(
             tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()

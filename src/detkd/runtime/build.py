@@ -15,7 +15,9 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
+from detkd.data.augment import Compose
 from detkd.detectors.protocol import Detector
+from detkd.distillation.module import DistillationModule
 from detkd.errors import InputError
 from detkd.inversion.stage import Stage
 from detkd.losses.composite import Composite
@@ -142,6 +144,24 @@ def _build_stage(node: DictConfig, resolution: Any, iterations: int | None) -> S
     weights = cast(Mapping[str, float], OmegaConf.to_container(node.get("weights") or OmegaConf.create({})))
     count = node.iterations if iterations is None else iterations
     return Stage((int(size[0]), int(size[1])), int(count), optimizer, weights, float(node.get("final_lr", 0.0)))
+
+
+def build_distillation(cfg: DictConfig, student: Detector, teacher: Detector | None) -> DistillationModule:
+    """The module that trains ``student``, with the loss, optimiser and augmentations of the config."""
+    return DistillationModule(
+        student,
+        teacher,
+        build_loss(cfg.loss),
+        instantiate(cfg.optimizer),
+        Compose(build_list(cfg.augmentation)),
+        labels=cfg.labels,
+        label_threshold=cfg.label_threshold,
+        ema_decay=cfg.ema_decay,
+        ema_warmup=cfg.ema_warmup,
+        warmup_steps=cfg.warmup_steps,
+        final_lr_fraction=cfg.final_lr,
+        seed=cfg.seed,
+    )
 
 
 def build_trainer(

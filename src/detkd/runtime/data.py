@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 from detkd.data.datamodule import DetectionDataModule
 from detkd.data.dataset import DetectionDataset
 from detkd.data.formats import Role, open_dataset, standard_classes
+from detkd.data.identity import set_sha256, truths_sha256
 from detkd.data.scenes import CLASSES
 from detkd.data.store import find_latest_store
 from detkd.detectors.checkpoint import fingerprint
@@ -117,18 +118,21 @@ def score_student(cfg: DictConfig, student: Detector, datamodule: DetectionDataM
     device = device_of("auto" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") else "cpu")
     if cfg.val.root is not None:
         dataset = open_labelled(cfg.val, student.spec)
-        return _results(evaluate(student, dataset, device=device), str(cfg.val.root))
+        truths = [dataset.ground_truth(i) for i in range(len(dataset))]
+        return _results(evaluate(student, dataset, device=device), str(cfg.val.root), truths)
     if cfg.data.holdout and datamodule.val_set is not None:
         held_out = datamodule.val_set
         if isinstance(held_out, Subset) and isinstance(whole := held_out.dataset, DetectionDataset):
             if not whole.labelled:
                 return dict.fromkeys(KEYS) | {"scored_on": None}
             truths = [whole.ground_truth(i) for i in held_out.indices]
-            return _results(score(detect(student, held_out, device=device), truths, student.spec.classes), "held-out images")
+            scores = score(detect(student, held_out, device=device), truths, student.spec.classes)
+            return _results(scores, "held-out images", truths)
         samples = [datamodule.val_set[i] for i in range(len(datamodule.val_set))]  # type: ignore[arg-type]
         if all(sample["target"] is not None for sample in samples):
             detections = detect_images(student, [sample["image"] for sample in samples], device=device)
-            return _results(score(detections, [s["target"] for s in samples], student.spec.classes), "held-out images")
+            targets = [sample["target"] for sample in samples]
+            return _results(score(detections, targets, student.spec.classes), "held-out images", targets)
     return dict.fromkeys(KEYS) | {"scored_on": None}
 
 
@@ -138,8 +142,14 @@ def evaluate(detector: Detector, dataset: DetectionDataset, batch_size: int = 16
     return score(detections, [dataset.ground_truth(i) for i in range(len(dataset))], detector.spec.classes)
 
 
-def _results(scores: Scores, scored_on: str) -> dict[str, Any]:
-    return {key: getattr(scores, key) for key in KEYS} | {"scored_on": scored_on}
+def _results(scores: Scores, scored_on: str, truths: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    about = {"scored_on": scored_on, "scored_sha256": truths_sha256(truths, tuple(scores.per_class))}
+    return {key: getattr(scores, key) for key in KEYS} | about
+
+
+def training_set(node: DictConfig) -> str | None:
+    """The checksum of the set that was trained on; None where no file describes it (drawn scenes, noise, images alone)."""
+    return None if node.get("root") is None else set_sha256(node.root, node.get("annotations"))
 
 
 def summary(scores: Mapping[str, Any]) -> str:

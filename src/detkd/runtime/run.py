@@ -7,9 +7,12 @@ import itertools
 import json
 import logging
 import os
+import platform
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -196,8 +199,29 @@ def device_of(name: str) -> str:
 
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write results.json."""
-    write_json(folder / RESULTS_FILE, results)
+    """Write results.json, and in it what was typed and which versions made it."""
+    write_json(folder / RESULTS_FILE, {**results, "command": command_line(), "versions": versions()})
+
+
+def command_line() -> str | None:
+    """The command of this run (in a sweep, of this job) as it would be typed; None where no entry point runs."""
+    if not HydraConfig.initialized():
+        return None
+    job = f"detkd.{HydraConfig.get().job.config_name}"
+    return shlex.join(["python", "-m", job, *config_flags(sys.argv[1:]), *task_overrides()])
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that decide what a run computes."""
+    packages = {name: metadata.version(name) for name in ("detkd", "torch", "torchvision", "lightning") if _installed(name)}
+    return {"python": platform.python_version(), **packages}
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(metadata.version(name))
+    except metadata.PackageNotFoundError:  # run from a clone by PYTHONPATH
+        return False
 
 
 def write_json(path: Path, value: Any) -> None:
