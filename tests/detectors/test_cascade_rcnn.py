@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, roi_align
 
 from detkd.detectors.torchvision import CascadeRCNN
-from detkd.detectors.torchvision.pooling import AlignedPooler
 from detkd.errors import InputError
 from detkd.structures import Target
 
@@ -160,8 +159,8 @@ def test_least_overlaps_grow_from_stage_to_stage() -> None:
 
 
 def test_conventions_of_mmdetection_change_the_pooler_of_every_stage() -> None:
-    assert all(isinstance(part.box_roi_pool, AlignedPooler) for part in build(conventions="mmdetection").model.roi_heads)
-    assert not any(isinstance(part.box_roi_pool, AlignedPooler) for part in build().model.roi_heads)
+    assert all(part.box_roi_pool.aligned for part in build(conventions="mmdetection").model.roi_heads)
+    assert not any(part.box_roi_pool.aligned for part in build().model.roi_heads)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from detkd.boxes import clip_xyxy
 from detkd.detectors.norms import Norm, find_norms
+from detkd.detectors.torchvision.anchors import PaddedAnchors
 from detkd.detectors.torchvision.architecture import Architecture, find_architecture, make_spec, table_of
 from detkd.detectors.torchvision.backbones import check_backbone, freeze_norms, pyramid, resnet_fpn
 from detkd.detectors.torchvision.base import (
@@ -230,4 +231,6 @@ def _build(columns: int, backbone: str, channels: int, width: float) -> Any:
     head = fcos.FCOSHead(channels, 1, columns, num_convs=0)
     head.classification_head = fcos.FCOSClassificationHead(channels, 1, columns, norm_layer=norm)
     head.regression_head = fcos.FCOSRegressionHead(channels, 1, norm_layer=norm)
-    return fcos.FCOS(body, columns, head=head)
+    # points of torchvision's FCOS: one square of the stride's side a cell
+    points = PaddedAnchors([(stride,) for stride in _STRIDES], ((1.0,),) * len(_STRIDES), _STRIDES)
+    return fcos.FCOS(body, columns, head=head, anchor_generator=points)

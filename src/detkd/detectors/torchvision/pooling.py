@@ -3,52 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align
+
+from detkd.detectors.torchvision.roi_align import roi_align
 
 
-class AlignedPooler(nn.Module):
-    """RoIAlign with cell centres half a pixel off their corners, as MMDetection and Detectron2 have it; torchvision's pooler has not.
+class PyramidPooler(nn.Module):
+    """RoIAlign of every box from the level that its size assigns it to: floor(4 + log2(side / 224)), where level k has stride 2^k.
 
-    Stands in for torchvision's MultiScaleRoIAlign. Every box is read from the level floor(4 + log2(side / 224)) (FPN paper, equation 1),
-    at as many points a bin as it has cells.
+    Stands in for torchvision's MultiScaleRoIAlign, which it equals by default. Source: FPN (Lin et al., CVPR 2017), equation 1.
 
     Args:
-        output_size: (height, width) in bins. strides: pixels a cell of each map.
+        output_size: (height, width) in bins. strides: pixels a cell of each map, fine first.
+        sampling_ratio: points a bin and side; 0: as many as it has cells. aligned: cell centres lie half a cell off their corners, as in
+            MMDetection and Detectron2.
     """
 
-    aligned = True
-    sampling_ratio = 0  # as many points as a bin has cells
-
-    def __init__(self, output_size: tuple[int, int], strides: Sequence[int]) -> None:
+    def __init__(
+        self, output_size: tuple[int, int], strides: Sequence[int], sampling_ratio: int = 2, aligned: bool = False
+    ) -> None:
         super().__init__()
         self.output_size, self.strides = output_size, tuple(strides)
+        self.sampling_ratio, self.aligned = sampling_ratio, aligned
 
     def forward(self, maps: Mapping[str, Tensor], boxes: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]) -> Tensor:
         """Maps (B, C, H, W), fine first, and boxes (r, 4) an image, xyxy in pixels, R in all, to (R, C, h, w)."""
-        values, every = list(maps.values()), torch.cat(list(boxes))
-        index = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
-        rois = torch.cat([index, every], dim=1)  # (R, 5)
-        side = ((every[:, 2] - every[:, 0]) * (every[:, 3] - every[:, 1])).sqrt()  # (R,)
-        coarsest = len(values) - 1
-        # 224 px belong to stride 16; a finest stride of 4 takes all sides below 112 px
-        levels = (side / (14 * self.strides[0]) + 1e-6).log2().floor().clamp(0, coarsest).long()
+        values, rois = list(maps.values()), to_rois(boxes)
+        if len(values) == 1:
+            return self.of_map(values[0], rois, self.strides[0])
+        levels = self.levels(rois)
         pooled = values[0].new_zeros(len(rois), values[0].shape[1], *self.output_size)
         for level, (values_of, stride) in enumerate(zip(values, self.strides)):
             chosen = (levels == level).nonzero()[:, 0]
-            of_level = roi_align(values_of, rois[chosen], self.output_size, 1 / stride, self.sampling_ratio, aligned=True)
-            pooled = pooled.index_copy(0, chosen, of_level.to(pooled))
+            pooled = pooled.index_copy(0, chosen, self.of_map(values_of, rois[chosen], stride).to(pooled))
         return pooled
 
+    def every(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Every box from every map: boxes (r, 4) an image, xyxy in pixels, R in all, to (R, levels, C, h, w)."""
+        rois = to_rois(boxes)
+        return torch.stack([self.of_map(m, rois, stride) for m, stride in zip(maps, self.strides)], dim=1)
 
-def pool_levels(pooler: Any, maps: Sequence[Tensor], boxes: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
-    """RoIAlign of every box on every level: boxes (r, 4) an image, xyxy in pixels, R in all, to (R, levels, C, h, w).
+    def of_map(self, values: Tensor, rois: Tensor, stride: int) -> Tensor:
+        """RoIAlign of rois (R, 5) from one map of a stride: (R, C, h, w)."""
+        return roi_align(values, rois, self.output_size, 1 / stride, self.sampling_ratio, self.aligned)
 
-    pooler: torchvision's or :class:`AlignedPooler`, for its output size and sampling.
-    """
-    size, ratio, aligned = pooler.output_size, pooler.sampling_ratio, getattr(pooler, "aligned", False)
-    of_level = [roi_align(m, list(boxes), size, 1 / s, ratio, aligned) for m, s in zip(maps, strides)]  # (R, C, h, w) each
-    return torch.stack(of_level, dim=1)  # (R, levels, C, h, w)
+    def levels(self, rois: Tensor) -> Tensor:
+        """(R,) index of the map that each of rois (R, 5) is read from."""
+        side = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).sqrt()
+        finest, coarsest = (stride.bit_length() - 1 for stride in (self.strides[0], self.strides[-1]))
+        # the small number puts sides that are a power of two where exact arithmetic would
+        return (4 + (side / 224).log2() + 1e-6).floor().clamp(finest, coarsest).long() - finest
+
+
+def to_rois(boxes: Sequence[Tensor]) -> Tensor:
+    """Boxes (r, 4) an image, R in all, to (R, 5): the image's index before each."""
+    index = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
+    return torch.cat([index, torch.cat(list(boxes))], dim=1)

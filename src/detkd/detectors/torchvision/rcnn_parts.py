@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import faster_rcnn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import MultiScaleRoIAlign
 
-from detkd.detectors.torchvision.anchors import ExactAnchors
+from detkd.detectors.torchvision.anchors import ExactAnchors, PaddedAnchors
 from detkd.detectors.torchvision.architecture import Architecture, Conventions, table_of
 from detkd.detectors.torchvision.backbones import MOBILENET, mobilenet_fpn, resnet_c4, resnet_fpn, stage_channels
-from detkd.detectors.torchvision.pooling import AlignedPooler
+from detkd.detectors.torchvision.pooling import PyramidPooler
 
 FPN_STRIDES = (4, 8, 16, 32, 64)
 _V2 = "fasterrcnn_resnet50_fpn_v2"
@@ -53,18 +51,19 @@ def build_faster_rcnn(
     """
     second, mobile = architecture == _V2, backbone == MOBILENET
     sides = [anchor_size * 2**i for i in range(5)]
+    strides: tuple[int, ...] = _MOBILENET_STRIDES if mobile else FPN_STRIDES
     if mobile:
         body = mobilenet_fpn()
-        generator = AnchorGenerator((tuple(sides),) * 3, (_RATIOS,) * 3)
+        generator = PaddedAnchors((sides,) * 3, (_RATIOS,) * 3, strides)
     else:
         body = resnet_fpn(backbone, width, channels, first_stage=1, extra=None, fpn_norm=nn.BatchNorm2d if second else None)
-        generator = AnchorGenerator(tuple((s,) for s in sides), (_RATIOS,) * 5)
+        generator = PaddedAnchors([(s,) for s in sides], (_RATIOS,) * 5, strides)
     per_site = generator.num_anchors_per_location()[0]
     head: nn.Module = faster_rcnn.TwoMLPHead(channels * 7 * 7, roi_width)
     if second:
         head = faster_rcnn.FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [roi_width], norm_layer=nn.BatchNorm2d)
     kept = proposals if proposals is not None else 150 if architecture == _MOBILENET_320 else 1000
-    return faster_rcnn.FasterRCNN(
+    model = faster_rcnn.FasterRCNN(
         body,
         rpn_anchor_generator=generator,
         rpn_head=RPNHead(channels, per_site, conv_depth=2 if second else 1),
@@ -77,6 +76,8 @@ def build_faster_rcnn(
         box_predictor=faster_rcnn.FastRCNNPredictor(roi_width, columns),
         box_batch_size_per_image=rois,
     )
+    model.roi_heads.box_roi_pool = PyramidPooler((7, 7), strides[:-1])
+    return model
 
 
 def build_c4(
@@ -93,9 +94,9 @@ def build_c4(
     Args: as of :class:`~detkd.detectors.torchvision.faster_rcnn_c4.FasterRCNNC4`; columns counts background.
     """
     trunk, last = resnet_c4(backbone, width)
-    generator = AnchorGenerator((tuple(anchor_size * 2**i for i in range(5)),), (_RATIOS,))
+    generator = PaddedAnchors([[anchor_size * 2**i for i in range(5)]], [_RATIOS], C4.strides)
     c4, c5 = stage_channels(backbone, width)[2:]
-    return faster_rcnn.FasterRCNN(
+    model = faster_rcnn.FasterRCNN(
         trunk,
         rpn_anchor_generator=generator,
         rpn_head=RPNHead(c4, generator.num_anchors_per_location()[0]),
@@ -103,11 +104,12 @@ def build_c4(
         rpn_post_nms_top_n_train=train_proposals,
         rpn_pre_nms_top_n_test=6 * proposals,
         rpn_post_nms_top_n_test=proposals,
-        box_roi_pool=MultiScaleRoIAlign(["0"], _C4_POOLED, sampling_ratio=2),
         box_head=StageHead(last),
         box_predictor=faster_rcnn.FastRCNNPredictor(c5, columns),
         box_batch_size_per_image=rois,
     )
+    model.roi_heads.box_roi_pool = PyramidPooler((_C4_POOLED, _C4_POOLED), C4.strides)
+    return model
 
 
 def build_cascade(
@@ -158,7 +160,7 @@ def follow(model: Any, conventions: Conventions, anchor_size: int) -> None:
     model.rpn.anchor_generator = ExactAnchors(sides, _RATIOS, FPN_STRIDES)
     heads = model.roi_heads if isinstance(model.roi_heads, nn.ModuleList) else [model.roi_heads]
     for head in heads:
-        head.box_roi_pool = AlignedPooler((7, 7), FPN_STRIDES[:-1])
+        head.box_roi_pool = PyramidPooler((7, 7), FPN_STRIDES[:-1], sampling_ratio=0, aligned=True)
 
 
 class StageHead(nn.Module):

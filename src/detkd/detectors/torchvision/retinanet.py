@@ -11,12 +11,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import retinanet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from detkd.boxes import clip_xyxy
 from detkd.detectors.norms import Norm, find_norms
-from detkd.detectors.torchvision.anchors import ExactAnchors
+from detkd.detectors.torchvision.anchors import ExactAnchors, PaddedAnchors
 from detkd.detectors.torchvision.architecture import (
     Architecture,
     Conventions,
@@ -272,7 +271,7 @@ def _build(
         extra.use_P5 = p6_from == "p5"  # torchvision goes by the channels, which may be equal
     body = resnet_fpn(backbone, width, channels, first_stage=2, extra=extra)
     sides = [[s * 2 ** (k / 3) for k in range(3)] for s in (anchor_size * 2**i for i in range(5))]
-    generator = AnchorGenerator(tuple(tuple(int(side) for side in level) for level in sides), (_RATIOS,) * 5)
+    generator = PaddedAnchors([[int(side) for side in level] for level in sides], (_RATIOS,) * 5, _STRIDES)
     # The published heads have 32 groups; narrower ones that 32 does not divide take the largest count that does.
     norm = partial(nn.GroupNorm, math.gcd(32, channels)) if second else None
     head = retinanet.RetinaNetHead(channels, generator.num_anchors_per_location()[0], columns, norm_layer=norm)

@@ -26,7 +26,6 @@ from detkd.detectors.torchvision.base import (
     size_of,
 )
 from detkd.detectors.torchvision.labels import HeadLabels
-from detkd.detectors.torchvision.pooling import pool_levels
 from detkd.detectors.torchvision.sampling import SeededSampler
 from detkd.structures import Detection, DetectorSpec, Prediction, RoI, Target
 
@@ -166,7 +165,8 @@ class TwoStageRCNN(nn.Module):
         maps = [in_float(m) for m in pick_maps(prediction.features, self._roi_maps)]
         given, pooler = [b.to(maps[0]) for b in boxes], self._heads()[0].box_roi_pool
         if level == "all":
-            return pool_levels(pooler, maps, given, self._strides)
+            every: Tensor = pooler.every(maps, given)
+            return every
         named = {str(i): m for i, m in enumerate(maps)}  # torchvision's names
         pooled: Tensor = pooler(named, given, [prediction.image_size] * len(prediction))
         return pooled
