@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detkd.errors import InputError
+from detkd.evaluation.coco import score
+from detkd.evaluation.matching import make_scene
+from detkd.evaluation.tide import ERRORS, SPECIAL, Tide, tide
+
+TRUTH = [(0, 0, 100, 100, 0), (200, 0, 300, 100, 0), (400, 0, 500, 100, 1), (600, 0, 700, 100, 1)]
+
+
+def scene(found: list[tuple[float, ...]], truth: list[tuple[float, ...]] = TRUTH) -> Any:
+    def part(rows: list[tuple[float, ...]]) -> dict[str, Any]:
+        return {
+            "boxes": torch.tensor([r[:4] for r in rows]).float().reshape(-1, 4),
+            "labels": torch.tensor([r[4] for r in rows]).long(),
+        }
+
+    return make_scene([{**part(found), "scores": torch.tensor([r[5] for r in found])}], [part(truth)])
+
+
+def kinds(result: Tide) -> dict[str, float]:
+    return {name: value for name, value in result.dap.items() if abs(value) > 1e-9}
+
+
+PERFECT = [(*box, 0.9 - 0.1 * k) for k, box in enumerate(TRUTH)]
+
+
+def test_a_perfect_detector_makes_no_errors() -> None:
+    result = tide(scene(PERFECT))
+    assert result.ap50 == pytest.approx(1)
+    assert result.dap == pytest.approx(dict.fromkeys((*ERRORS, *SPECIAL), 0.0))
+    assert set(result.counts.values()) == {0}
+
+
+def test_only_localisation_errors_cost_all_that_is_missing() -> None:
+    result = tide(scene([(x1, y1, x1 + 40, y2, c, s) for x1, y1, _, y2, c, s in PERFECT]))  # IoU .4
+    assert result.ap50 == 0
+    assert result.dap["Loc"] == pytest.approx(1)
+    assert result.counts == {"Cls": 0, "Loc": 4, "Both": 0, "Dupe": 0, "Bkg": 0, "Miss": 0}
+    half = tide(scene([*PERFECT[:1], *((x1, y1, x1 + 40, y2, c, s) for x1, y1, _, y2, c, s in PERFECT[1:2]), *PERFECT[2:]]))
+    assert half.dap["Loc"] == pytest.approx(1 - half.ap50)
+    assert half.ap50 == pytest.approx((51 / 101 + 1) / 2)
+
+
+def test_only_classification_errors() -> None:
+    result = tide(scene([(*row[:4], 1 - row[4], row[5]) for row in PERFECT]))
+    assert result.dap["Cls"] == pytest.approx(1 - result.ap50) == pytest.approx(1)
+    assert result.counts["Cls"] == 4
+    assert result.counts["Miss"] == 0  # a wrong class is why they were missed
+
+
+def test_only_misses() -> None:
+    result = tide(scene([PERFECT[0], *PERFECT[2:]]))
+    assert result.ap50 == pytest.approx((51 / 101 + 1) / 2)
+    assert kinds(result) == pytest.approx({"Miss": 1 - result.ap50, "FN": 1 - result.ap50})
+    assert tide(scene(PERFECT[:2])).dap["Miss"] == pytest.approx(0.5)  # a class of which nothing is left to find, nor said
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        ("Dupe", (2, 0, 100, 100, 0, 0.95)),  # IoU .98; the better box has the lower score
+        ("Bkg", (800, 800, 900, 900, 0, 0.95)),
+        ("Bkg", (95, 0, 195, 100, 0, 0.95)),  # IoU .026
+        ("Both", (400, 0, 430, 100, 0, 0.95)),  # IoU .3 with a box of the other class
+    ],
+)
+def test_false_alarms_of_one_kind(kind: str, row: tuple[float, ...]) -> None:
+    # one false alarm in front of two hits: precision 1/2, then 2/3, so 2/3 at all recalls
+    result = tide(scene([*PERFECT, row]))
+    assert result.counts[kind] == 1
+    assert sum(result.counts.values()) == 1
+    if kind == "Dupe":  # it comes first, so it is the hit, and the other the duplicate behind it: precision 1, then 2/3
+        assert result.ap50 == pytest.approx(((51 + 50 * 2 / 3) / 101 + 1) / 2)
+    else:
+        assert result.ap50 == pytest.approx((2 / 3 + 1) / 2)
+    assert kinds(result) == pytest.approx({kind: 1 - result.ap50, "FP": 1 - result.ap50})
+
+
+def test_a_mended_detection_replaces_a_worse_one_of_its_box() -> None:
+    # IoU .4 and sure, IoU 1 and not, with a false alarm between: mended, the first finds the box and the last is suppressed
+    truth = [(0, 0, 100, 100, 0)]
+    found = [(0, 0, 40, 100, 0, 0.9), (500, 500, 600, 600, 0, 0.5), (0, 0, 100, 100, 0, 0.1)]
+    result = tide(scene(found, truth))
+    assert result.ap50 == pytest.approx(1 / 3)
+    assert result.counts == {"Cls": 0, "Loc": 1, "Both": 0, "Dupe": 0, "Bkg": 1, "Miss": 0}
+    assert result.dap["Loc"] == pytest.approx(1 - 1 / 3)
+    assert result.dap["Bkg"] == pytest.approx(1 / 2 - 1 / 3)
+    assert result.dap["FP"] == pytest.approx(1 - 1 / 3)
+    assert result.dap["FN"] == result.dap["Miss"] == 0
+
+
+def test_which_kind_goes_first() -> None:
+    # own class at IoU .3, other class at .7: Loc before Cls
+    both = [(0, 0, 30, 100, 0), (0, 0, 70, 100, 1)]
+    assert tide(scene([(0, 0, 100, 100, 0, 0.9)], both)).counts["Loc"] == 1
+    # a second detection of its own box, on another class's too: Cls before Dupe
+    crossed = [(0, 0, 100, 100, 0), (0, 0, 90, 100, 1)]
+    result = tide(scene([(0, 0, 100, 100, 0, 0.9), (0, 0, 99, 100, 0, 0.8)], crossed))
+    assert result.counts["Cls"] == 1
+    assert result.counts["Dupe"] == 0
+
+
+def test_crowds_and_classes_without_a_box_are_no_errors() -> None:
+    truth = {
+        "boxes": torch.tensor([[0.0, 0, 100, 100], [200, 0, 400, 200]]),
+        "labels": torch.tensor([0, 0]),
+        "iscrowd": torch.tensor([0, 1]),
+    }
+    found = {
+        "boxes": torch.tensor([[0.0, 0, 100, 100], [210, 10, 230, 30], [240, 10, 260, 30], [0, 0, 100, 100]]),
+        "labels": torch.tensor([0, 0, 0, 2]),
+        "scores": torch.tensor([0.5, 0.9, 0.8, 0.9]),
+    }
+    result = tide(make_scene([found], [truth]))
+    assert result.ap50 == pytest.approx(1)
+    assert set(result.counts.values()) == {0}
+
+
+def test_bad_input() -> None:
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "scores": torch.zeros(0)}
+    with pytest.raises(InputError, match="at least one box"):
+        tide(make_scene([nothing], [nothing]))
+    with pytest.raises(ValueError, match="0 < t_b < t_f <= 1"):
+        tide(scene(PERFECT), t_f=0.1, t_b=0.5)
+    none = tide(scene([]))
+    assert none.ap50 == 0
+    assert kinds(none) == pytest.approx({"Miss": 1, "FN": 1})
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000))
+def test_mending_never_costs_and_ap50_is_the_score(seed: int) -> None:
+    g = np.random.default_rng(seed)
+    detections, truths = [], []
+    for _ in range(4):
+        parts = []
+        for count in g.integers(1, 7, 2):
+            corner = g.integers(0, 60, (count, 2))
+            placed = torch.tensor(np.concatenate([corner, corner + g.integers(10, 60, (count, 2))], 1)).float()
+            parts.append({"boxes": placed, "labels": torch.tensor(g.integers(0, 3, count))})
+        truths.append(parts[0])
+        detections.append({**parts[1], "scores": torch.tensor(g.random(len(parts[1]["labels"]))).float()})
+    result = tide(make_scene(detections, truths))
+    assert result.ap50 == pytest.approx(score(detections, truths, ("a", "b", "c")).ap50, abs=1e-6)
+    assert min(result.dap.values()) >= -1e-12
+    assert result.ap50 + max(result.dap.values()) <= 1 + 1e-12
