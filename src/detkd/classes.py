@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from detkd.errors import InputError
 
@@ -26,11 +26,23 @@ def canonical(name: str) -> str:
     return SYNONYMS.get(name, name)
 
 
+def label_lookup(classes: Sequence[str]) -> Callable[[str], int | None]:
+    """A function that finds the label of a name among ``classes``; None where it is not there.
+
+    The name itself goes before another spelling of it (:func:`canonical`); of several that fit, the first is taken.
+    """
+    exact: dict[str, int] = {}
+    same: dict[str, int] = {}
+    for label, name in enumerate(classes):
+        exact.setdefault(name, label)
+        same.setdefault(canonical(name), label)
+    return lambda name: exact.get(name, same.get(canonical(name)))
+
+
 def label_map(classes: Sequence[str], known: Sequence[str], who: str) -> list[int]:
     """For each of ``classes`` its label in ``known``, by name. Raises InputError, naming ``who``, where one is not there."""
-    label_of = {canonical(name): label for label, name in reversed(list(enumerate(known)))}
-    label_of |= {name: label for label, name in enumerate(known)}
-    found = [label_of.get(name, label_of.get(canonical(name))) for name in classes]
+    label_of = label_lookup(known)
+    found = [label_of(name) for name in classes]
     if unknown := [name for name, label in zip(classes, found) if label is None]:
         raise InputError(
             f"{who}: expected a detector that knows the teacher's classes, found one without {unknown[:10]}; "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from detkd.boxes import area_xyxy, clip_xyxy, cxcywh_to_xyxy, iou_xyxy
-from detkd.classes import canonical
+from detkd.classes import label_lookup
 from detkd.data.counts import Counts, counts_from
 from detkd.errors import InputError
 from detkd.structures import Target
@@ -44,9 +44,8 @@ def labels_of(names: Sequence[str] | None, classes: Sequence[str]) -> list[int]:
         raise InputError("layout: expected a teacher with at least one class, got none")
     if names is None:
         return list(range(len(classes)))
-    known = {canonical(name): label for label, name in enumerate(classes)}
-    known |= {name: label for label, name in enumerate(classes)}
-    found = [known.get(name, known.get(canonical(name))) for name in names]
+    label_of = label_lookup(classes)
+    found = [label_of(name) for name in names]
     if unknown := [name for name, label in zip(names, found) if label is None]:
         more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
         raise InputError(f"layout.classes: expected names of the teacher's, {list(classes[:20])}{more}, got {unknown}")
