@@ -117,6 +117,29 @@ def test_boxes_of_no_extent(folder: Path, bbox: list[float]) -> None:
         assert read(folder, content, invalid_boxes="drop").records[0].truth["labels"].tolist() == [0]
 
 
+def test_proxy_images_lose_the_boxes_that_are_wrong_and_no_others(folder: Path) -> None:
+    content = changed("annotations.0.bbox", [1, 1, 5, 0])
+    with pytest.warns(UserWarning, match="left out 1 boxes") as caught:
+        known = read(folder, content, proxy=True)
+    assert len(caught) == 1
+    assert [record.truth["labels"].tolist() for record in known.records] == [[0], []]
+    with pytest.warns(UserWarning, match=r"used without their boxes: .*found also \['dog'\]; on_unknown=drop"):
+        images = read(folder, content, proxy=True, classes=["cat"])
+    assert [record.truth for record in images.records] == [None, None]
+    assert [record.path.name for record in images.records] == ["a.png", "b.png"]
+    assert images.category_ids == {}
+    with pytest.warns(UserWarning, match="their boxes are left out"):
+        some = read(folder, GOOD, proxy=True, classes=["cat"], on_unknown="drop")
+    assert some.records[0].truth["labels"].tolist() == [0]
+    with pytest.raises(InputError, match="expected four numbers"):
+        read(folder, changed("annotations.0.bbox", [1]), proxy=True)
+
+
+def test_two_spellings_of_a_class_are_the_first(folder: Path) -> None:
+    content = changed("categories.0.name", "motorcycle")
+    assert read(folder, content, classes=["motor", "motorbike", "cat"]).records[0].truth["labels"].tolist() == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,6 +18,7 @@ from detkd.data.bdd100k import CLASSES, read_bdd100k
 from detkd.data.formats import open_dataset
 from detkd.detectors.torchvision.labels import COCO_CLASSES
 from detkd.errors import InputError
+from detkd.evaluation.coco import score
 
 
 def label(category: str, x1: float, y1: float, x2: float, y2: float) -> dict[str, Any]:
@@ -74,8 +76,25 @@ def test_reads_what_is_meant(root: Path) -> None:
     assert first is not None
     assert first["boxes"].tolist() == [[10.5, 20, 30.5, 80], [0, 0, 1280, 720]]
     assert first["labels"].tolist() == [0, CLASSES.index("car")]
-    assert first["ignore"].tolist() == [False, True]
+    assert first["iscrowd"].tolist() == [False, True]
+    assert first["ignore"].tolist() == [False, False]
     assert all(record.truth is not None and len(record.truth["labels"]) == 0 for record in read.records[1:])
+
+
+def test_crowds_are_scored_by_the_part_of_a_detection_inside_and_are_no_targets(root: Path) -> None:
+    crowd = label("car", 100, 100, 899, 699)
+    crowd["attributes"]["crowd"] = True
+    none = label("car", 0, 0, 49, 49) | {"attributes": None}
+    write(root, [{"name": "a.jpg", "labels": [none, crowd, label("other vehicle", 900, 0, 1279, 719)]}])
+    data = open_dataset(root, "bdd100k", image_size=(720, 1280), resize="stretch")
+    truth, target = data.ground_truth(0), data[0]["target"]
+    assert truth["iscrowd"].tolist() == [False, True, True]
+    assert target is not None
+    assert target["boxes"].tolist() == [[0, 0, 50, 50]]
+    # small boxes inside both: their IoU with either is far below .5
+    boxes = torch.tensor([[0.0, 0, 50, 50], [200, 200, 240, 240], [1000, 100, 1040, 140]])
+    found: Any = {"boxes": boxes, "labels": torch.full((3,), CLASSES.index("car")), "scores": torch.tensor([0.5, 0.9, 0.9])}
+    assert score([found], [truth], CLASSES).ap == pytest.approx(1)
 
 
 def test_labels_of_2018_and_other_folders(root: Path) -> None:
@@ -159,6 +178,8 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "corner": (change(*LABEL, "box2d", "y2", value="9"), r"\[0\].labels\[0\].box2d.y2: expected a number, got '9'"),
     "inside out": (change(*LABEL, "box2d", "y2", value=10), r"\[0\].labels\[0\].box2d: expected a box of positive extent"),
     "outside": (change(*LABEL, "box2d", "x1", value=1280), r"box of positive extent inside an image of 1280 x 720"),
+    "crowd": (change(*LABEL, "attributes", value={"crowd": "yes"}), r"attributes.crowd: expected true or false, got 'yes'"),
+    "attributes": (change(*LABEL, "attributes", value=[]), r"labels\[0\].attributes: expected an object"),
     "not finite": (change(*LABEL, "box2d", "x2", value=float("nan")), "expected a box of positive extent"),
 }
 

@@ -61,7 +61,11 @@ def test_a_folder_needs_no_split(coco: Path) -> None:
         ({"split": "val"}, "split: expected it with format=coco or voc or bdd100k alone, found it with format=folder"),
         ({"format": "coco", "annotations": "x.json"}, "annotations: expected it with format=folder or bdd100k alone"),
         ({"format": "bdd100k", "difficult": True}, "difficult: expected it with format=voc alone"),
-        ({"format": "coco", "split": ["a", "b"]}, "split: expected one name with format=coco, found"),
+        ({"format": "coco", "split": ["a", "b"]}, r"split: expected one name with format=coco, found \['a', 'b'\]"),
+        ({"format": "coco", "split": 2017}, "split: expected one name with format=coco, found 2017"),
+        ({"format": "bdd100k", "split": 1}, "split: expected one name with format=bdd100k, found 1"),
+        ({"format": "voc", "split": 2007}, r"split: expected names, like .* with format=voc, found 2007"),
+        ({"format": "voc", "split": ["VOC2007/test", 2012]}, r"split: expected names, like .* found \['VOC2007/test', 2012\]"),
     ],
 )
 def test_arguments_of_another_format(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -69,16 +73,17 @@ def test_arguments_of_another_format(tmp_path: Path, options: dict[str, Any], me
         open_dataset(tmp_path, **options, **SIZE)
 
 
-def test_proxy_images_need_no_boxes_of_these_classes(coco: Path) -> None:
+@pytest.mark.parametrize("name", ["cat", "helmet"])
+def test_proxy_images_need_no_boxes_of_these_classes(coco: Path, name: str) -> None:
     year = coco / "VOC2007"
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (year / folder).mkdir(parents=True)
     (year / "ImageSets/Main/trainval.txt").write_text("a")
     Image.new("RGB", (40, 20)).save(year / "JPEGImages/a.jpg")
     box = "<xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax>"
-    text = f"<filename>a.jpg</filename><size><width>40</width><height>20</height></size><object><name>cat</name><bndbox>{box}</bndbox></object>"
+    text = f"<filename>a.jpg</filename><size><width>40</width><height>20</height></size><object><name>{name}</name><bndbox>{box}</bndbox></object>"
     (year / "Annotations/a.xml").write_text(f"<annotation>{text}</annotation>")
-    with pytest.raises(InputError, match=r"found also \['cat'\]"):
+    with pytest.raises(InputError, match=rf"found also \['{name}'\]"):
         open_dataset(coco, "voc", classes=["circle"], **SIZE)
     with pytest.warns(UserWarning, match="images are used without their boxes"):
         data = open_dataset(coco, "voc", classes=["circle"], proxy=True, **SIZE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from detkd.boxes import area_xyxy, clip_xyxy, xywh_to_xyxy, xyxy_to_xywh
-from detkd.classes import canonical
+from detkd.classes import label_lookup
 from detkd.data import checks
 from detkd.data.checks import OnProblem
 from detkd.disk import parse_json
@@ -66,6 +66,7 @@ def read_annotations(
     *,
     on_unknown: OnProblem = "error",
     invalid_boxes: OnProblem = "error",
+    proxy: bool = False,
 ) -> Annotations:
     """Read a COCO json.
 
@@ -76,6 +77,8 @@ def read_annotations(
         on_unknown: a category in use that is not in ``classes`` is an error, or its boxes are dropped with one warning.
         invalid_boxes: a box of no or negative extent, not finite or wholly outside its image is an error, or is dropped
             with one warning. Boxes that overhang their image are clipped either way.
+        proxy: only the images matter, so boxes stop nothing: invalid ones are dropped, and where categories do not fit, the images
+            have no truth and ``classes`` are the json's own; either with a warning. Other faults remain errors.
 
     A json without the key "annotations" (COCO's image_info files of test sets) has records without truth. A missing area is that of
     the box, a missing iscrowd is 0.
@@ -83,30 +86,7 @@ def read_annotations(
     Raises InputError naming the file and the entry for anything else: not json, missing keys, wrong types, ids that repeat or that
     nothing has, images that are missing, and file names that leave the folder (absolute, "..", or by a link).
     """
-    return _read(path, folders, classes, on_unknown, invalid_boxes)
-
-
-def read_or_proxy(
-    read: Callable[[Sequence[str] | None, OnProblem], Annotations],
-    classes: Sequence[str] | None,
-    invalid_boxes: OnProblem,
-    proxy: bool,
-) -> Annotations:
-    """Read a set for its boxes, or where its boxes do not fit for its images alone.
-
-    Args:
-        read: of (classes, invalid_boxes), a reader of any format.
-        proxy: only the images matter: categories that are not among ``classes`` and invalid boxes then give images without targets,
-            with a warning, in place of the reader's InputError. Other faults remain errors.
-    """
-    try:
-        return read(classes, invalid_boxes)
-    except InputError as error:
-        if not proxy:
-            raise
-        images = read(None, "drop")
-        warnings.warn(f"images are used without their boxes: {error}", stacklevel=3)
-        return replace(images, records=[replace(record, truth=None) for record in images.records], category_ids={})
+    return _read(path, folders, classes, on_unknown, "drop" if proxy else invalid_boxes, proxy)
 
 
 def read_boxes(
@@ -151,23 +131,24 @@ def _read(
     classes: Sequence[str] | None,
     on_unknown: OnProblem,
     invalid_boxes: OnProblem,
+    proxy: bool = False,
 ) -> Annotations:
     """As :func:`read_annotations`; without folders no image is looked for, and the path of every record is that of the json."""
     content = checks.entry(_read_json(path), str(path), ("images", "categories"))
     names = _categories(content["categories"], path)
-    if classes is None:
-        classes = tuple(dict.fromkeys(names[i] for i in sorted(names)))
-    known = {canonical(c): label for label, c in enumerate(classes)}
-    label_of = {i: known.get(canonical(n)) for i, n in names.items()} | {
-        i: classes.index(n) for i, n in names.items() if n in classes
-    }
+    own = tuple(dict.fromkeys(names[i] for i in sorted(names)))
+    classes = own if classes is None else classes
+    lookup = label_lookup(classes)
+    label_of = {i: lookup(name) for i, name in names.items()}
     images = _images(content["images"], path, folders)
     truths: dict[int, GroundTruth] = {}
     if "annotations" in content:
         by_image = _annotations(content["annotations"], path, images, names)
         used = {int(a["category_id"]) for entries in by_image.values() for _, a in entries}
-        unknown = {names[i] for i in used if label_of[i] is None}
-        checks.check_known(str(path), classes, unknown, any(label_of[i] is not None for i in used), on_unknown)
+        unknown_ids = {i for i in used if label_of[i] is None}
+        unknown = {names[i] for i in unknown_ids}
+        if not checks.check_known(str(path), classes, unknown, len(unknown_ids) < len(used), on_unknown, proxy=proxy):
+            return Annotations(own, {}, list(images.values()))
         dropped = 0
         for image_id, entries in by_image.items():
             size = images[image_id].size
@@ -254,24 +235,59 @@ def _truth(
 ) -> tuple[GroundTruth, int]:
     """The boxes of one image, and how many were dropped."""
     xywh = torch.tensor([[checks.to_float(v) for v in a["bbox"]] for _, a in entries], dtype=torch.float64).reshape(-1, 4)
-    # the extent is looked at before and after clipping: a negative width could otherwise be clipped into nothing but a zero
-    boxes = clip_xyxy(xywh_to_xyxy(xywh), size).float()
-    valid = xywh.isfinite().all(-1) & (xywh[:, 2:] > 0).all(-1) & (boxes[:, 2:] > boxes[:, :2]).all(-1)
+    return checked_truth(
+        xywh_to_xyxy(xywh),
+        [label_of[int(a["category_id"])] for _, a in entries],
+        size,
+        invalid_boxes,
+        lambda i: (f"{entries[i][0]}.bbox", f"{checks.short(entries[i][1]['bbox'])} (x, y, width, height)"),
+        iscrowd=[bool(a.get("iscrowd", 0)) for _, a in entries],
+        areas=[None if a.get("area") is None else checks.to_float(a["area"]) for _, a in entries],
+    )
+
+
+def checked_truth(
+    boxes_xyxy: Tensor,
+    labels: Sequence[int | None],
+    size: tuple[int, int],
+    invalid_boxes: OnProblem,
+    describe: Callable[[int], tuple[str, str]],
+    *,
+    iscrowd: Sequence[bool] | None = None,
+    ignore: Sequence[bool] | None = None,
+    areas: Sequence[float | None] | None = None,
+) -> tuple[GroundTruth, int]:
+    """Clip the boxes of one image to it and look for those without extent; returns the truth and how many boxes were dropped.
+
+    Args:
+        boxes_xyxy: (n, 4) float64 in pixels, as the file says. labels: one a box. size: (height, width) of the image in pixels.
+        invalid_boxes: see :func:`read_annotations`.
+        describe: of a box's number, its place in the file and what stands there, for the message.
+        iscrowd, ignore: one a box; None: no box is. areas: square pixels; None where it is that of the clipped box.
+
+    Raises InputError naming the first box without extent, where ``invalid_boxes`` is "error".
+    """
+    boxes = clip_xyxy(boxes_xyxy, size).float()
+    # the extent is looked at before and after clipping: a box turned inside out can overhang its image on both sides
+    extent = [(b[:, 2:] > b[:, :2]).all(-1) for b in (boxes_xyxy, boxes)]
+    valid = boxes_xyxy.isfinite().all(-1) & extent[0] & extent[1]
     if invalid_boxes == "error" and not bool(valid.all()):
-        where, entry = entries[int(valid.int().argmin())]
+        place, found = describe(int(valid.int().argmin()))
         raise InputError(
-            f"{where}.bbox: expected [x, y, width, height] of positive extent inside an image of {size[1]} x {size[0]} pixels, "
-            f"got {checks.short(entry['bbox'])}; invalid_boxes=drop leaves such boxes out"
+            f"{place}: expected a box of positive extent inside an image of {size[1]} x {size[0]} pixels, got {found}; "
+            "invalid_boxes=drop leaves such boxes out"
         )
-    kept = [entry for (_, entry), v in zip(entries, valid.tolist()) if v]
-    boxes = boxes[valid]
-    areas = [
-        checks.to_float(a["area"]) if a.get("area") is not None else own for a, own in zip(kept, area_xyxy(boxes).tolist())
-    ]
+    count = len(valid)
+    own = area_xyxy(boxes).tolist()
+    area = own if areas is None else [mine if said is None else said for said, mine in zip(areas, own)]
+
+    def flags(given: Sequence[bool] | None) -> Tensor:
+        return torch.zeros(count, dtype=torch.bool) if given is None else torch.tensor(given, dtype=torch.bool)
+
     return GroundTruth(
-        boxes=boxes,
-        labels=torch.tensor([label_of[int(a["category_id"])] for a in kept], dtype=torch.int64),
-        iscrowd=torch.tensor([bool(a.get("iscrowd", 0)) for a in kept], dtype=torch.bool),
-        area=torch.tensor(areas, dtype=torch.float32),
-        ignore=torch.zeros(len(kept), dtype=torch.bool),
-    ), len(entries) - len(kept)
+        boxes=boxes[valid],
+        labels=torch.tensor(labels, dtype=torch.int64)[valid],
+        iscrowd=flags(iscrowd)[valid],
+        area=torch.tensor(area, dtype=torch.float32)[valid],
+        ignore=flags(ignore)[valid],
+    ), count - int(valid.sum())

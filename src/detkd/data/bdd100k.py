@@ -16,7 +16,7 @@ from detkd.errors import InputError
 CLASSES = (
     "pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle", "traffic light", "traffic sign",
 )  # fmt: skip
-# as BDD100k's own evaluation counts them: other names of a class, and what is like a class but is neither found nor missed
+# as BDD100k's own evaluation counts them: other names of a class, and what is like a class and taken for a crowd of it
 SPELLINGS = {"person": "pedestrian", "motor": "motorcycle", "bike": "bicycle", "van": "car", "caravan": "car"}
 IGNORED = {"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"}
 IMAGE_SIZE = (720, 1280)  # of all its images, (height, width); the labels do not say it
@@ -32,6 +32,7 @@ def read_bdd100k(
     role: Literal["train", "score"] = "train",
     on_unknown: OnProblem = "error",
     invalid_boxes: OnProblem = "error",
+    proxy: bool = False,
 ) -> Annotations:
     """Read the detection labels of BDD100k.
 
@@ -41,10 +42,11 @@ def read_bdd100k(
         annotations: the json, relative to ``root``. None: labels/det_20/det_<split>.json (2020), else
             labels/bdd100k_labels_images_<split>.json (2018).
         classes: names in label order; None: the 10 of 2020.
-        on_unknown, invalid_boxes: see :func:`~detkd.data.named_boxes.to_annotations`.
+        on_unknown, invalid_boxes, proxy: see :func:`~detkd.data.named_boxes.to_annotations`.
 
     Corners are pixels that belong to the box, as in BDD100k's own evaluation: a box is (x1, y1, x2 + 1, y2 + 1) here. Names of 2018 are
-    those of 2020 in another spelling. "other person", "other vehicle" and "trailer" are pedestrians, cars and trucks with ``ignore`` set.
+    those of 2020 in another spelling. "other person", "other vehicle" and "trailer" are crowds of pedestrians, cars and trucks, as is what
+    has the attribute "crowd": in scores their overlap is the part of the detection that lies inside, and they are neither hit nor miss.
     Labels that are no boxes (lanes, drivable areas) are passed over; images that the json does not name are left out, images without labels
     are not. All images are 1280 x 720 pixels.
 
@@ -67,7 +69,7 @@ def read_bdd100k(
             raise InputError(f"{where}.name: expected names that differ, got {checks.short(entry['name'])} again")
         images[file] = NamedImage(file, IMAGE_SIZE, _boxes(entry.get("labels"), f"{where}.labels"))
     return to_annotations(
-        str(path), list(images.values()), CLASSES, classes, on_unknown=on_unknown, invalid_boxes=invalid_boxes
+        str(path), list(images.values()), CLASSES, classes, on_unknown=on_unknown, invalid_boxes=invalid_boxes, proxy=proxy
     )
 
 
@@ -105,5 +107,13 @@ def _boxes(labels: Any, where: str) -> list[NamedBox]:
         if not isinstance(name, str) or not name:
             raise InputError(f"{place}.category: expected a name, got {checks.short(name)}")
         name = SPELLINGS.get(name, name)
-        boxes.append(NamedBox(f"{place}.box2d", IGNORED.get(name, name), (x1, y1, x2 + 1, y2 + 1), name in IGNORED))
+        crowd = _is_crowd(label.get("attributes"), f"{place}.attributes") or name in IGNORED
+        boxes.append(NamedBox(f"{place}.box2d", IGNORED.get(name, name), (x1, y1, x2 + 1, y2 + 1), iscrowd=crowd))
     return boxes
+
+
+def _is_crowd(attributes: Any, where: str) -> bool:
+    crowd = None if attributes is None else checks.entry(attributes, where, ()).get("crowd")
+    if crowd not in (None, False, True):
+        raise InputError(f"{where}.crowd: expected true or false, got {checks.short(crowd)}")
+    return bool(crowd)

@@ -88,17 +88,29 @@ def find_image(name: Any, where: str, folders: Sequence[Path]) -> Path:
 
 
 def check_known(
-    source: str, classes: Sequence[str], unknown: set[str], some_known: bool, on_unknown: OnProblem, kind: str = "categories"
-) -> None:
-    """Categories in use that are not among ``classes`` are an error, or with "drop" a warning, unless none in use is known."""
+    source: str,
+    classes: Sequence[str],
+    unknown: set[str],
+    some_known: bool,
+    on_unknown: OnProblem,
+    kind: str = "categories",
+    proxy: bool = False,
+) -> bool:
+    """Categories in use that are not among ``classes`` are an error, or with "drop" a warning, unless none in use is known.
+
+    Returns True; with ``proxy`` there is a warning in place of the error, and False.
+    """
     if not unknown:
-        return
+        return True
     message = f"{source}: expected {kind} among the classes {some(list(classes))}, found also {some(sorted(unknown))}"
-    if not some_known:
-        raise InputError(f"{message}, and none that is among them")
-    if on_unknown == "error":
-        raise InputError(f"{message}; on_unknown=drop leaves their boxes out")
-    warnings.warn(f"{message}: their boxes are left out", stacklevel=4)
+    if some_known and on_unknown == "drop":
+        warnings.warn(f"{message}: their boxes are left out", stacklevel=4)
+        return True
+    message += "; on_unknown=drop leaves their boxes out" if some_known else ", and none that is among them"
+    if not proxy:
+        raise InputError(message)
+    warnings.warn(f"images are used without their boxes: {message}", stacklevel=4)
+    return False
 
 
 def short(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from detkd.data.annotations import Annotations, Record, read_annotations, read_or_proxy
+from detkd.data.annotations import Annotations, Record, read_annotations
 from detkd.data.checks import OnProblem, check_folder
 from detkd.data.dataset import DetectionDataset
 from detkd.data.images import SUFFIXES
@@ -23,8 +23,7 @@ class CocoDataset(DetectionDataset):
             annotations/, else none. Images lie below ``root``, images/, or a folder of the json's name (without "instances_") in either.
         classes: of the detector, in label order; categories map to them by name. None takes the json's own.
         image_size, resize, length, cache: see :class:`DetectionDataset`, which also lists the attributes.
-        proxy: see :func:`detkd.data.annotations.read_or_proxy`.
-        on_unknown, invalid_boxes: see :func:`detkd.data.annotations.read_annotations`.
+        on_unknown, invalid_boxes, proxy: see :func:`detkd.data.annotations.read_annotations`.
 
     Raises InputError naming file and entry for annotations that do not hold together, more than one json to choose from, or no images;
     and when an image is read, for one that cannot be or whose size is not the one in the json.
@@ -53,12 +52,7 @@ class CocoDataset(DetectionDataset):
             read = Annotations(tuple(classes or ()), {}, _plain_records(root))
         else:
             folders = _image_folders(root, path)
-            read = read_or_proxy(
-                lambda names, invalid: read_annotations(path, folders, names, on_unknown=on_unknown, invalid_boxes=invalid),
-                classes,
-                invalid_boxes,
-                proxy,
-            )
+            read = read_annotations(path, folders, classes, on_unknown=on_unknown, invalid_boxes=invalid_boxes, proxy=proxy)
         super().__init__(path or root, read, image_size=image_size, resize=resize, length=length, cache=cache)
         self.root = root
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from detkd.data import bdd100k, voc
-from detkd.data.annotations import Annotations, read_or_proxy
 from detkd.data.checks import OnProblem
 from detkd.data.coco import CocoDataset, official_json
 from detkd.data.dataset import DetectionDataset
@@ -52,8 +51,7 @@ def open_dataset(
     _only(annotations is not None, "annotations", format, ("folder", "bdd100k"))
     _only(split is not None, "split", format, ("coco", "voc", "bdd100k"))
     _only(difficult, "difficult", format, ("voc",))
-    if format in ("coco", "bdd100k") and split is not None and not isinstance(split, str):
-        raise InputError(f"split: expected one name with format={format}, found {list(split)}")
+    _check_split(split, format)
     root = Path(root)
     if format in ("folder", "coco"):
         if format == "coco":
@@ -71,28 +69,36 @@ def open_dataset(
             proxy=proxy,
         )
 
-    def read(names: Sequence[str] | None, invalid: OnProblem) -> Annotations:
-        if format == "voc":
-            return voc.read_voc(root, split, names, role=role, on_unknown=on_unknown, invalid_boxes=invalid)
-        assert split is None or isinstance(split, str)
-        return bdd100k.read_bdd100k(
-            root, split, names, annotations=annotations, role=role, on_unknown=on_unknown, invalid_boxes=invalid
+    if format == "voc":
+        read = voc.read_voc(root, split, classes, role=role, on_unknown=on_unknown, invalid_boxes=invalid_boxes, proxy=proxy)
+    else:
+        read = bdd100k.read_bdd100k(
+            root,
+            split if isinstance(split, str) else None,
+            classes,
+            annotations=annotations,
+            role=role,
+            on_unknown=on_unknown,
+            invalid_boxes=invalid_boxes,
+            proxy=proxy,
         )
-
-    return DetectionDataset(
-        root,
-        read_or_proxy(read, classes, invalid_boxes, proxy),
-        image_size=image_size,
-        resize=resize,
-        length=length,
-        cache=cache,
-        difficult=difficult,
-    )
+    return DetectionDataset(root, read, image_size=image_size, resize=resize, length=length, cache=cache, difficult=difficult)
 
 
 def standard_classes(format: Format) -> tuple[str, ...] | None:
     """The class names that a format always has; None where each set has its own."""
     return {"voc": voc.CLASSES, "bdd100k": bdd100k.CLASSES}.get(format)
+
+
+def _check_split(split: object, format: Format) -> None:
+    """A name; for VOC several too. From the command line 2017 comes as a number."""
+    if split is None or isinstance(split, str):
+        return
+    found = list(split) if isinstance(split, Sequence) else split
+    if format == "voc" and isinstance(found, list) and all(isinstance(name, str) for name in found):
+        return
+    expected = "names, like trainval or [VOC2007/trainval,VOC2012/trainval]," if format == "voc" else "one name"
+    raise InputError(f"split: expected {expected} with format={format}, found {found!r}")
 
 
 def _only(given: bool, key: str, format: Format, formats: tuple[str, ...]) -> None:

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import torch
 
-from detkd.boxes import area_xyxy, clip_xyxy
-from detkd.classes import canonical
+from detkd.classes import label_lookup
 from detkd.data import checks
-from detkd.data.annotations import Annotations, GroundTruth, Record
+from detkd.data.annotations import Annotations, GroundTruth, Record, checked_truth
 from detkd.data.checks import OnProblem
-from detkd.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -22,13 +20,14 @@ class NamedBox:
     """One object as a file says it.
 
     where: the place in the file, for messages. name: of its class. xyxy: 0-based pixels, right and bottom exclusive. ignore: it counts
-    neither when it is found nor when it is missed.
+    neither when it is found nor when it is missed. iscrowd: a group of objects, or what is scored like one.
     """
 
     where: str
     name: str
     xyxy: tuple[float, float, float, float]
     ignore: bool = False
+    iscrowd: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ def to_annotations(
     *,
     on_unknown: OnProblem = "error",
     invalid_boxes: OnProblem = "error",
+    proxy: bool = False,
 ) -> Annotations:
     """Map class names to labels, and check and clip the boxes.
 
@@ -55,26 +55,24 @@ def to_annotations(
         source: the folder or file that messages name.
         names: of the format's classes in their order; category ids are places in it, from 1. Image ids are places in ``images``, from 1.
         classes: names in label order, found by name in any spelling that :func:`~detkd.classes.canonical` knows; None takes ``names``.
-        on_unknown, invalid_boxes: as for :func:`~detkd.data.annotations.read_annotations`.
+        on_unknown, invalid_boxes, proxy: as for :func:`~detkd.data.annotations.read_annotations`.
 
     Areas are those of the clipped boxes. Raises InputError naming the place of the first box that is wrong.
     """
     if classes is None:
         classes = names
-    label_of = {canonical(name): label for label, name in reversed(list(enumerate(classes)))}
-    label_of |= {name: label for label, name in enumerate(classes)}
-
-    def label(name: str) -> int | None:
-        return label_of.get(name, label_of.get(canonical(name)))
-
+    label = label_lookup(classes)
     used = {box.name for image in images for box in image.boxes}
     unknown = {name for name in used if label(name) is None}
-    checks.check_known(source, classes, unknown, len(unknown) < len(used), on_unknown, kind="class names")
+    if not checks.check_known(source, classes, unknown, len(unknown) < len(used), on_unknown, "class names", proxy):
+        return Annotations(tuple(names), {}, [Record(number, image.path, image.size) for number, image in enumerate(images, 1)])
     records: list[Record] = []
     dropped = 0
     for number, image in enumerate(images, start=1):
         known = [(box, found) for box in image.boxes if (found := label(box.name)) is not None]
-        truth, invalid = _truth([box for box, _ in known], [found for _, found in known], image.size, invalid_boxes)
+        truth, invalid = _truth(
+            [box for box, _ in known], [found for _, found in known], image.size, "drop" if proxy else invalid_boxes
+        )
         records.append(Record(number, image.path, image.size, truth))
         dropped += invalid
     if dropped:
@@ -90,21 +88,12 @@ def _truth(
     boxes: Sequence[NamedBox], labels: Sequence[int], size: tuple[int, int], invalid_boxes: OnProblem
 ) -> tuple[GroundTruth, int]:
     """The boxes of one image, and how many were dropped."""
-    given = torch.tensor([box.xyxy for box in boxes], dtype=torch.float64).reshape(-1, 4)
-    clipped = clip_xyxy(given, size).float()
-    # the extent is looked at before and after clipping: a box turned inside out can overhang its image on both sides
-    valid = given.isfinite().all(-1) & (given[:, 2:] > given[:, :2]).all(-1) & (clipped[:, 2:] > clipped[:, :2]).all(-1)
-    if invalid_boxes == "error" and not bool(valid.all()):
-        box = boxes[int(valid.int().argmin())]
-        raise InputError(
-            f"{box.where}: expected a box of positive extent inside an image of {size[1]} x {size[0]} pixels, "
-            f"got {list(box.xyxy)} (0-based left, top, right, bottom); invalid_boxes=drop leaves such boxes out"
-        )
-    kept = clipped[valid]
-    return GroundTruth(
-        boxes=kept,
-        labels=torch.tensor(labels, dtype=torch.int64)[valid],
-        iscrowd=torch.zeros(len(kept), dtype=torch.bool),
-        area=area_xyxy(kept),
-        ignore=torch.tensor([box.ignore for box in boxes], dtype=torch.bool)[valid],
-    ), len(boxes) - len(kept)
+    return checked_truth(
+        torch.tensor([box.xyxy for box in boxes], dtype=torch.float64).reshape(-1, 4),
+        labels,
+        size,
+        invalid_boxes,
+        lambda i: (boxes[i].where, f"{list(boxes[i].xyxy)} (0-based left, top, right, bottom)"),
+        iscrowd=[box.iscrowd for box in boxes],
+        ignore=[box.ignore for box in boxes],
+    )

@@ -30,6 +30,7 @@ def read_voc(
     role: Literal["train", "score"] = "train",
     on_unknown: OnProblem = "error",
     invalid_boxes: OnProblem = "error",
+    proxy: bool = False,
 ) -> Annotations:
     """Read VOC2007, VOC2012 or what is laid out like them.
 
@@ -38,7 +39,7 @@ def read_voc(
         split: a list in ImageSets/Main, like "trainval", of every year that has it, or "VOC2007/trainval" of that folder; or several.
             None: "trainval", to score on "test"; in a year's folder without ImageSets every XML file.
         classes: names in label order; None: VOC's 20.
-        on_unknown, invalid_boxes: see :func:`~detkd.data.named_boxes.to_annotations`.
+        on_unknown, invalid_boxes, proxy: see :func:`~detkd.data.named_boxes.to_annotations`.
 
     VOC counts pixels from 1 and the last one in: a box is (xmin - 1, ymin - 1, xmax, ymax) here. Boxes marked difficult have ``ignore``
     set. Images are named by <filename>; <size> is what their boxes refer to.
@@ -54,7 +55,7 @@ def read_voc(
             raise InputError(f"{listed}: expected splits without common images, found {path.stem} again")
         images[path] = read_xml(path)
     return to_annotations(
-        str(root), list(images.values()), CLASSES, classes, on_unknown=on_unknown, invalid_boxes=invalid_boxes
+        str(root), list(images.values()), CLASSES, classes, on_unknown=on_unknown, invalid_boxes=invalid_boxes, proxy=proxy
     )
 
 
