@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning
 from omegaconf import DictConfig
 
@@ -14,10 +16,13 @@ from detkd.runtime.run import claim, entry_point, finished, output_dir, write_re
 def main(cfg: DictConfig) -> dict[str, object]:
     """Train; write student.safetensors and results.json into the run's folder."""
     folder = output_dir()
-    if (results := finished(cfg, folder)) is not None:
-        return results
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     teacher = build.build_detector(cfg.teacher, "teacher")
+    data.settle_root(cfg, teacher)
+    about: dict[str, Any] = {"teacher_sha256": fingerprint(teacher) if teacher is not None else None}
+    about |= {"data_sha256": data.training_set(cfg.data)}
+    if (results := finished(cfg, folder, about)) is not None:
+        return results
     classes = teacher.spec.classes if teacher is not None else data.classes_of(cfg)
     student = build.required(build.build_detector(cfg.student, "student", classes), "student")
     datamodule = data.build_datamodule(cfg, student, teacher)
@@ -32,8 +37,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
     results = {}
     if trainer.is_global_zero:
         scores = data.score_student(cfg, result, datamodule)
-        about = {"teacher_sha256": fingerprint(teacher) if teacher is not None else None, "steps": trainer.global_step}
-        about |= {"data_sha256": data.training_set(cfg.data)}
+        about |= {"steps": trainer.global_step}
         save_checkpoint(result, folder / "student.safetensors", about | {"seed": cfg.seed, "scores": scores})
         results = scores | {"student": "student.safetensors", "student_sha256": fingerprint(result)} | about
         write_results(folder, results)

@@ -22,13 +22,14 @@ def main(cfg: DictConfig) -> dict[str, object]:
     With ``corruptions``, score it under each of them too.
     """
     folder = output_dir()
-    if (done := finished(cfg, folder)) is not None:
-        return done
     if cfg.data.get("root") is None:
         raise InputError("data.root: expected a folder of images, like data.root=DIR, found none")
     if cfg.data.holdout:
         raise InputError(f"data.holdout: expected 0, since all images are scored, found {cfg.data.holdout}")
     detector = build.required(build.build_detector(cfg.teacher, "teacher"), "teacher")
+    about: dict[str, object] = {"detector_sha256": fingerprint(detector)}
+    if (done := finished(cfg, folder, about)) is not None:
+        return done
     dataset = open_labelled(cfg.data, detector.spec)
     if cfg.corruptions is not None:
         return run_benchmark(cfg, detector, dataset)
@@ -46,7 +47,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
         Console().print(scores.table(str(cfg.data.root)))
     else:
         print(f"no labels in {cfg.data.root}: wrote {folder / 'detections.json'}")
-    results |= {"detector_sha256": fingerprint(detector)}
+    results |= about
     write_results(folder, results)
     return results
 

@@ -58,6 +58,10 @@ def test_a_sweep_of_distillations_goes_on_where_it_was_cut_off(
     kept, lost = (tmp_path / "sweep" / job for job in ("0", "1"))
     (lost / "results.json").unlink()
     (lost / "student.safetensors").unlink()
+    short = command("distill", "-m", *tiny_distill, *sweep, "trainer.max_steps=1", cwd=tmp_path).ok()
+    assert "has its results already" not in short.stdout  # a smaller training is another one
+    command("distill", "-m", *tiny_distill, *sweep, cwd=tmp_path).ok()
+    (lost / "results.json").unlink()
     before = (kept / "student.safetensors").stat().st_mtime_ns
     again = command("distill", "-m", *tiny_distill, *sweep, cwd=tmp_path).ok()
     assert again.stdout.count("has its results already") == 1

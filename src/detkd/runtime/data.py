@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch.utils.data import Subset
 
 from detkd.data.datamodule import DetectionDataModule
@@ -45,7 +45,7 @@ def open_labelled(node: DictConfig, spec: DetectorSpec | None, role: Role = "sco
 
     spec: None reads the class names alone.
     """
-    known = ("annotations", "split", "length", "cache", "on_unknown", "invalid_boxes")
+    known = ("annotations", "split", "difficult", "length", "cache", "on_unknown", "invalid_boxes")
     return open_dataset(
         node.root,
         node.format,
@@ -57,11 +57,10 @@ def open_labelled(node: DictConfig, spec: DetectorSpec | None, role: Role = "sco
     )
 
 
-def build_datamodule(cfg: DictConfig, student: Detector, teacher: Detector | None) -> DetectionDataModule:
-    """The DataModule of ``cfg.data`` at the student's size.
+def settle_root(cfg: DictConfig, teacher: Detector | None) -> None:
+    """Write the set that was made for this teacher last into ``data.root`` where that is left open.
 
-    Raises InputError when there is no set to train on (with the command that makes one), or a set of another teacher is
-    what ``data.root`` was left to find.
+    Raises InputError when there is none, with the command that makes one.
     """
     with open_dict(cfg):
         if "root" in cfg.data and cfg.data.root is None:
@@ -70,19 +69,29 @@ def build_datamodule(cfg: DictConfig, student: Detector, teacher: Detector | Non
                     f"data.root: expected the folder of the set, like data.root=DIR with data={cfg.data.format}, found none"
                 )
             cfg.data.root = str(_latest_set(teacher))
-    extra: dict[str, Any] = {"proxy": cfg.labels != "real"} if "root" in cfg.data else {}
+
+
+def build_datamodule(cfg: DictConfig, student: Detector, teacher: Detector | None) -> DetectionDataModule:
+    """The DataModule of ``cfg.data`` at the student's size, of :func:`settle_root` where none is named.
+
+    Raises InputError for options that contradict each other.
+    """
+    settle_root(cfg, teacher)
+    extra = {"proxy": cfg.labels != "real"} if "root" in cfg.data else {}
+    val: DetectionDataset | None = None
     if cfg.select not in ("last", "holdout", "val"):
         raise InputError(f"select: expected one of last, holdout, val, found {cfg.select!r}")
     if cfg.select == "val":
         if cfg.val.root is None:
             raise InputError("select=val: expected images with boxes to choose by (val.root=DIR), found none")
-        extra |= {f"val_{key}": cfg.val[key] for key in ("root", "format", "annotations", "split")}
+        val = open_labelled(cast(DictConfig, OmegaConf.merge(cfg.val, {"cache": cfg.data.cache})), student.spec)
     if cfg.select != "last" and cfg.steps < cfg.val_every:
         raise InputError(f"val_every: expected at most steps={cfg.steps} with select={cfg.select}, found {cfg.val_every}")
     if cfg.select == "holdout" and not cfg.data.holdout:
         raise InputError("select=holdout: expected a fraction to hold out, like data.holdout=0.05, found none")
-    return instantiate(
-        cfg.data,
+    make = instantiate(cfg.data, _partial_=True)  # called here, since Hydra would copy a data set
+    datamodule: DetectionDataModule = make(
+        val=val,
         classes=student.spec.classes,
         image_size=student.spec.image_size,
         resize=student.spec.resize,
@@ -90,6 +99,7 @@ def build_datamodule(cfg: DictConfig, student: Detector, teacher: Detector | Non
         seed=cfg.seed,
         **extra,
     )
+    return datamodule
 
 
 def _latest_set(teacher: Detector | None) -> Path:

@@ -35,6 +35,8 @@ RESULTS_FILE = "results.json"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Not what makes a run another run: where it writes, and on what it runs.
 ELSEWHERE = ("out", "trainer", "logger", "callbacks")
+# Of the trainer: where and how loudly it runs.
+_PLACE = ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "enable_progress_bar", "enable_model_summary")
 
 
 def config_dir() -> Path:
@@ -127,6 +129,12 @@ def claim(cfg: DictConfig, folder: Path) -> None:
     The same run again is welcome, and so is any where one left no results. Raises InputError, naming the keys that differ, when
     the folder holds another run's.
     """
+    check_claim(cfg, folder)
+    record(cfg, folder)
+
+
+def check_claim(cfg: DictConfig, folder: Path) -> None:
+    """Raise as :func:`claim` does, and write nothing."""
     resolved = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(resolved, dict)
     path = folder / CONFIG_FILE
@@ -140,26 +148,28 @@ def claim(cfg: DictConfig, folder: Path) -> None:
             raise InputError(f"{folder}: expected an empty folder or this run's, found another run; keys that differ: {keys}")
     elif (folder / RESULTS_FILE).exists() or (folder / "manifest.json").exists():
         raise InputError(f"{folder}: expected an empty folder, found the results of another run")
-    record(cfg, folder)
 
 
-def finished(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
+def finished(cfg: DictConfig, folder: Path, facts: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """The results of this job of a sweep where its folder has them already, so that a sweep goes on where it was cut off; says so.
 
-    None outside of sweeps: a single command that is typed again runs again.
+    facts: what the results must say, like hashes of files that were read. None outside of sweeps: a single command that is typed again
+    runs again.
     """
     paths = folder / CONFIG_FILE, folder / RESULTS_FILE
     if HydraConfig.get().mode != RunMode.MULTIRUN or not all(path.is_file() for path in paths):
         return None
     try:
-        there = identity(OmegaConf.to_container(OmegaConf.load(paths[0])))
-        results = json.loads(paths[1].read_text(encoding="utf-8"))
+        there = OmegaConf.to_container(OmegaConf.load(paths[0]))
+        results = dict(json.loads(paths[1].read_text(encoding="utf-8")))
     except Exception:  # whatever a damaged file raises: the job is run again, or claim() says what is wrong
         return None
-    if differing(there, identity(OmegaConf.to_container(cfg, resolve=True))):
+    here = OmegaConf.to_container(cfg, resolve=True)
+    same = not differing(identity(there), identity(here)) and not differing(_training(there), _training(here))
+    if not same or any(results.get(key) != value for key, value in (facts or {}).items()):
         return None
     print(f"{folder}: has its results already", flush=True)
-    return dict(results)
+    return results
 
 
 def record(cfg: DictConfig, folder: Path) -> None:
@@ -181,6 +191,12 @@ def identity(config: Any) -> dict[str, Any]:
     """The part of a resolved config that says which run it is, as plain json values."""
     kept = {k: v for k, v in config.items() if k not in ELSEWHERE} if isinstance(config, dict) else {}
     return json.loads(json.dumps(kept, default=str))
+
+
+def _training(config: Any) -> Any:
+    """What the trainer says of the training itself (limits, precision), without where it runs."""
+    trainer = config.get("trainer") or {} if isinstance(config, dict) else {}
+    return json.loads(json.dumps({k: v for k, v in trainer.items() if k not in _PLACE}, default=str))
 
 
 def differing(there: Any, here: Any, key: str = "") -> list[str]:
