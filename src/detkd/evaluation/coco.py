@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import box_iou
 
 from detkd.boxes import area_xyxy, xyxy_to_xywh
-from detkd.data.dataset import DetectionDataset, Sample
+from detkd.data.dataset import Sample
 from detkd.detectors.modes import looking
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
@@ -72,9 +72,17 @@ class Scores:
         return table
 
 
+class Samples(Protocol):
+    """A data set that can be indexed: a DetectionDataset, a part of one, or one whose images are changed on the way."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
 def detect(
     detector: Detector,
-    dataset: DetectionDataset | Subset[Sample],
+    dataset: Samples,
     batch_size: int = 8,
     device: str = "cpu",
     num_workers: int = 0,
@@ -93,7 +101,9 @@ def detect(
     if len(dataset) == 0:
         raise InputError("data: expected at least one image to run the detector on, found none")
     detector.to(device)
-    loader: DataLoader[Any] = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=_as_list)
+    loader: DataLoader[Any] = DataLoader(
+        cast(Dataset[Sample], dataset), batch_size=batch_size, num_workers=num_workers, collate_fn=_as_list
+    )
     found: list[Detection] = []
     with looking(detector):
         for samples in loader:
