@@ -25,6 +25,7 @@ COMPONENTS = {
     "false_positives": ["detkd.inversion.false_positives"],
     "quality": ["detkd.inversion.quality"],
     "warm_start": ["detkd.inversion.warm_start"],
+    "robustness": ["detkd.evaluation.robustness", "detkd.evaluation.corruptions.ice"],
     "tiling": ["detkd.data.tile", "detkd.data.tilings", "detkd.data.counts"],
 }
 
