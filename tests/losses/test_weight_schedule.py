@@ -66,6 +66,10 @@ def test_the_settings_are_those_of_the_function() -> None:
         ({"warmup_steps": 5, "end": 0.1}, r"schedule\.decay: expected linear or cosine where"),
         ({}, r"schedule: expected warmup_steps > 0 or a decay"),
         ({"start": 0.5}, r"schedule: expected warmup_steps > 0 or a decay"),
+        (
+            {"decay": "linear", "start": 0.5},
+            r"schedule\.start: expected warmup_steps > 0 where start is given, found start=0\.5",
+        ),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:

@@ -69,6 +69,10 @@ class WeightSchedule:
             raise InputError("schedule.decay: expected linear or cosine where decay_from or end is given, found none")
         if self.decay == "none" and not self.warmup_steps:
             raise InputError("schedule: expected warmup_steps > 0 or a decay (linear, cosine), found neither")
+        if self.start and not self.warmup_steps:
+            raise InputError(
+                f"schedule.start: expected warmup_steps > 0 where start is given, found start={self.start!r} alone"
+            )
 
     def factor(self, step: int, total_steps: int) -> float:
         """The factor in a step of a run of ``total_steps``."""
