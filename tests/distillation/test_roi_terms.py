@@ -107,12 +107,5 @@ def test_a_resumed_run_goes_on_with_the_adapters(doubles: Any, tmp_path: Path) -
         expected, found = getattr(whole, part).state_dict(), getattr(second, part).state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in found.items()), part
     queue = second.loss.terms["contrastive"].queues[0]  # type: ignore[index]
-    print(
-        at_half,
-        queue.filled,
-        whole.loss.terms["contrastive"].queues[0].filled,
-        [t.shape for t in [saved["loss.terms.contrastive.queues.0.rows"]]],
-        (saved["loss.terms.contrastive.queues.0.rows"].abs().sum(1) > 0).sum(),
-    )
     assert (queue.place, queue.filled) == (24, 24)
     assert not any("queue" in name or "projection" in name for name in second.final_student().state_dict())

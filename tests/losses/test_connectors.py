@@ -195,7 +195,7 @@ def test_trained_with_the_loss_kept_in_checkpoints_and_no_part_of_the_student(
     def fit(of: DistillationModule, steps: int, callbacks: list[Any], ckpt: Path | None = None) -> None:
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         trainer = pl.Trainer(accelerator="cpu", max_steps=steps, callbacks=callbacks, **quiet)  # type: ignore[arg-type]
-        data = DataLoader(doubles.Squares(16, labelled=False), batch_size=4, collate_fn=collate)
+        data = DataLoader(doubles.Squares(8, labelled=False), batch_size=4, collate_fn=collate)  # an epoch has two steps
         trainer.fit(of, data, ckpt_path=None if ckpt is None else str(ckpt))
 
     fresh, straight = copy.deepcopy(student), module(student)
@@ -205,12 +205,14 @@ def test_trained_with_the_loss_kept_in_checkpoints_and_no_part_of_the_student(
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             start.append(pl_module.loss.terms["distance"].connectors.maps["c3"].weight.detach().clone())
 
-    saver = ModelCheckpoint(tmp_path, filename="half", every_n_train_steps=2, save_top_k=-1)
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
     fit(straight, 4, [Watch(), saver])
     weight = straight.loss.terms["distance"].connectors.maps["c3"].weight  # type: ignore[union-attr, index]
     assert not torch.equal(weight, start[0])
-    half = tmp_path / "half.ckpt"
-    state = torch.load(half, weights_only=True)["state_dict"]
+    half = tmp_path / "step=2.ckpt"
+    saved = torch.load(half, weights_only=True)
+    assert saved["global_step"] == 2
+    state = saved["state_dict"]
     assert "loss.terms.distance.connectors.maps.c3.weight" in state
     resumed = module(fresh)
     fit(resumed, 4, [], half)
