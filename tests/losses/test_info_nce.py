@@ -135,6 +135,29 @@ def test_float32_inside_autocast_and_no_overflow_at_a_small_gamma() -> None:
     assert torch.isfinite(small.loss)
 
 
+def test_products_are_exact_in_both_passes() -> None:
+    seen: list[str] = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is torch.ops.aten.mm.default:
+                seen.append(torch.get_float32_matmul_precision())
+            return function(*args, **(kwargs or {}))
+
+    student, teacher, queue, of = data(dtype=torch.float32)
+    torch.set_float32_matmul_precision("high")
+    try:
+        with Watch():
+            loss = info_nce(student.requires_grad_(), teacher.requires_grad_(), queue, of).loss
+            forward = len(seen)
+            loss.backward()
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert 0 < forward < len(seen)
+    assert set(seen) == {"highest"}
+
+
 def test_pairs_are_not_held_at_once() -> None:
     sizes: list[int] = []
 

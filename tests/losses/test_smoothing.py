@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 import torch
 
 from detkd.errors import InputError
+from detkd.losses import smoothing
 from detkd.losses.smoothing import Smoothing, check_window, exact_products, window_matrix
+from detkd.losses.ssim import ssim_loss
 
 DOUBLE = torch.zeros((), dtype=torch.float64)
 
@@ -59,15 +62,90 @@ def test_rows_sum_to_one() -> None:
         torch.testing.assert_close(window_matrix(cells, "gaussian", 11, 1.5, DOUBLE).sum(1), torch.ones(cells).double())
 
 
-def test_products_are_exact_inside_and_as_before_outside() -> None:
-    before = torch.get_float32_matmul_precision()
+NEW = [b for b in (torch.backends.cuda.matmul, torch.backends.mkldnn) if hasattr(b, "fp32_precision")]
+needs_new = pytest.mark.skipif(not NEW, reason="torch before 2.9 has one way to set the precision")
+
+
+@pytest.fixture
+def precision() -> Iterator[None]:
+    """As torch starts, before and after."""
+    yield
+    torch.set_float32_matmul_precision("highest")
+    for backend in backends():
+        backend.fp32_precision = "none"
+
+
+def backends() -> list[Any]:
+    return [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul] if NEW else []  # type: ignore[attr-defined]
+
+
+def set_by_backend(*values: str) -> None:
+    for backend, value in zip(backends(), values, strict=True):
+        backend.fp32_precision = value
+
+
+def set_both(older: str, newer: str) -> None:
+    torch.set_float32_matmul_precision(older)
+    set_by_backend(newer, newer)
+
+
+WAYS: dict[str, Callable[[], None]] = {
+    "untouched": lambda: None,
+    "old": lambda: torch.set_float32_matmul_precision("high"),
+    "old_medium": lambda: torch.set_float32_matmul_precision("medium"),
+}
+NEW_def set_both(older: str, newer: str) -> None:
+    torch.set_float32_matmul_precision(older)
+    set_by_backend(newer, newer)
+
+
+WAYS: dict[str, Callable[[], None]] = {
+    "cuda": lambda: set_by_backend("tf32", "none"),
+    "cpu": lambda: set_by_backend("ieee", "bf16"),
+    "old_and_new": lambda: set_both("medium", "tf32"),
+    "exact_after_old": lambda: set_both("high", "ieee"),
+    "all": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+}
+
+
+def settings() -> list[str]:
+    """The newer settings, then the older one, which says nothing while they contradict it."""
+    newer = [backend.fp32_precision for backend in backends()]
+    for backend in backends():
+        backend.fp32_precision = "ieee"
+    older = torch.get_float32_matmul_precision()
+    if newer:
+        set_by_backend(*newer)
+    return [*newer, older]
+
+
+@pytest.mark.parametrize("way", [*WAYS, *(pytest.param(way, marks=needs_new) for way in NEW_WAYS)])
+@pytest.mark.usefixtures("precision")
+def test_products_are_exact_inside_and_as_before_outside(way: str) -> None:
+    (WAYS | NEW_WAYS)[way]()
     try:
-        torch.set_float32_matmul_precision("medium")
-        with exact_products():
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "medium"
+        before = settings()
+        for _ in range(2):
+            with exact_products():
+                assert torch.get_float32_matmul_precision() == "highest"
+                assert {backend.fp32_precision for backend in backends()} <= {"none", "ieee"}
+                ssim_loss(torch.rand(1, 2, 5, 5), torch.rand(1, 2, 5, 5))
+            assert settings() == before
+        with pytest.raises(KeyError), exact_products():
+            raise KeyError
+        assert settings() == before
     finally:
-        torch.set_float32_matmul_precision(before)
+        if way == "all":
+            torch.backends.fp32_precision = "none"  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("precision")
+def test_exact_products_where_torch_has_the_older_setting_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smoothing, "_backends", list)
+    torch.set_float32_matmul_precision("medium")
+    with exact_products():
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == "medium"
 
 
 @pytest.mark.parametrize(

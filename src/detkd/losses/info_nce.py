@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from detkd.boxes import iou_xyxy
 from detkd.losses.connectors import full
 from detkd.losses.reduce import mean_count
+from detkd.losses.smoothing import exact_products
 
 _ELEMENTS = 2**22  # pairs looked at at a time: 16 MiB of float32
 
@@ -61,7 +62,7 @@ def info_nce(
         differentiated again.
 
     Source: L_ckd of G-DetKD (Yao et al., ICCV 2021). Memory grows with R + N + K, not with R (N + K): logarithms of sums are taken over
-    a part of the columns at a time, and the backward pass computes the pairs with ``teacher`` anew. The mean of the queue under each row's
+    a part of the columns at a time, and the backward pass computes the pairs with ``teacher`` anew, without TF32 in both. The mean of the queue under each row's
     softmax is kept instead of the queue itself.
     """
     with torch.autocast(student.device.type, enabled=False):
@@ -70,7 +71,7 @@ def info_nce(
         own = theirs[candidates.first : candidates.first + len(mine)]  # (R, D)
         positive = (mine * own).sum(1) / gamma  # (R,)
         total, count = _LogSumExp.apply(mine, theirs, past, candidates, gamma, iou, elements)
-        rows = mean_count(positive.new_tensor(len(mine)))
+        rows = mean_count(positive.new_full((), len(mine)))
         loss = (total - positive).sum() / rows
         return InfoNCE(loss, count.log().sum() / rows - loss.detach())
 
@@ -79,6 +80,7 @@ class _LogSumExp(torch.autograd.Function):
     """log sum over a row's positive and negatives of exp(<row, column> / gamma), and how many they are: (R,) each."""
 
     @staticmethod
+    @exact_products()
     def forward(
         ctx: Any, rows: Tensor, columns: Tensor, past: Tensor, candidates: Candidates, gamma: float, iou: float, elements: int
     ) -> tuple[Tensor, Tensor]:
@@ -100,6 +102,7 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @exact_products()
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         rows, columns, total, mean = ctx.saved_tensors
         to_columns = torch.zeros_like(columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from detkd.errors import InputError
 Window = Literal["gaussian", "uniform"]
 # Sides longer than _DENSE cells are multiplied in blocks: a dense matrix would touch the whole side for each cell.
 _DENSE, _BLOCK = 48, 16
+_EXACT = ("none", "ieee")  # values of fp32_precision; "none" is unset
 
 
 def check_window(term: str, window: str, size: int, sigma: float) -> None:
@@ -87,16 +88,36 @@ class Smoothing:
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """No TF32 nor bfloat16 inside float32 products: a variance as E[x^2] - E[x]^2 would drown in their rounding."""
-    before = torch.get_float32_matmul_precision()
-    if before == "highest":
-        yield
-        return
+    """No TF32 nor bfloat16 inside float32 products: a variance as E[x^2] - E[x]^2 would drown in their rounding.
+
+    Whichever way the caller has set the precision, it is the same again afterwards: by ``torch.set_float32_matmul_precision``, by
+    ``torch.backends.cuda.matmul.fp32_precision`` (torch 2.9 and later), or by both.
+    """
+    backends = _backends()
+    before = [backend.fp32_precision for backend in backends]
+    if all(precision in _EXACT for precision in before):
+        plain = torch.get_float32_matmul_precision()
+        if plain == "highest":
+            yield
+            return
+    else:
+        # the older setting cannot be read while the newer ones contradict it
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        plain = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(plain)
+        for backend, precision in zip(backends, before):
+            backend.fp32_precision = precision
+
+
+def _backends() -> list[Any]:
+    """What has an ``fp32_precision`` of products; before torch 2.9 nothing."""
+    found = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    return [backend for backend in found if hasattr(backend, "fp32_precision")]
 
 
 def _blocks(weights: Tensor, reach: int) -> list[tuple[slice, slice, Tensor]]:
