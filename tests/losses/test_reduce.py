@@ -4,12 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
-from detkd.losses.reduce import mean_count
+from detkd.losses.defeat_proposals import decoupled_kl
+from detkd.losses.info_nce import Candidates, info_nce
+from detkd.losses.prediction import softmax_kl, softmax_to_sigmoid
+from detkd.losses.reduce import mean_count, rank, world_size
+from detkd.losses.regions import object_masks
+from detkd.losses.sgfi import sgfi_loss
+from detkd.losses.small_copy import shrink
 
 # a process: its part of a batch through two DeFeat formulas; prints values and gradients
 SCRIPT = """
@@ -49,6 +58,61 @@ def test_one_process_counts_alone() -> None:
     assert count.tolist() == [0, 1, 12]
     assert mean_count(torch.tensor(3.0, dtype=torch.float64)).dtype == torch.float64
     assert not mean_count(torch.tensor(3.0, requires_grad=True)).requires_grad
+
+
+def test_one_process_is_the_first_of_one() -> None:
+    assert (rank(), world_size()) == (0, 1)
+
+
+WAITS = {"new_tensor", "tensor", "as_tensor", "item", "tolist", "nonzero", "__bool__", "__int__", "__float__", "__index__"}
+
+
+class Waiting(TorchFunctionMode):
+    """Calls with which a program waits for a GPU: reading a number, and making a tensor there of Python numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        mask = function is torch.Tensor.__getitem__ and isinstance(args[1], torch.Tensor) and args[1].dtype == torch.bool
+        if mask or getattr(function, "__name__", "") in WAITS:
+            self.seen.append(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def few(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def boxes_of(count: int) -> torch.Tensor:
+    return torch.cat([few(count, 2), few(count, 2) + 20], dim=1)
+
+
+FORMULAS: dict[str, Callable[[], Any]] = {
+    "info_nce": lambda: info_nce(few(5, 4), few(5, 4), few(7, 4), Candidates(boxes_of(5), torch.zeros(5))).bound,
+    "sgfi": lambda: sgfi_loss(few(3, 2, 4, 7, 7), few(3, 4, 7, 7), few(3, 2)),
+    "prediction": lambda: softmax_kl(few(3, 4), few(3, 4)),
+    "prediction_across": lambda: softmax_to_sigmoid(few(3, 4), few(3, 5)),
+    "defeat_proposals": lambda: decoupled_kl(few(3, 4), few(3, 4), torch.zeros(3, dtype=torch.bool)),
+    "defeat_neck": lambda: object_masks([{"boxes": boxes_of(3), "labels": torch.zeros(3)}], [(8, 8), (4, 4)], [4, 8]),
+    "small_copy": lambda: shrink(few(1, 3, 32, 32), [{"boxes": boxes_of(3), "labels": torch.zeros(3)}], 0.5, (32, 32)),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_formulas_do_not_wait_for_the_device(name: str) -> None:
+    with Waiting() as mode:
+        FORMULAS[name]()
+    # the one tensor made of numbers stays on the CPU until it is copied (join_targets)
+    assert mode.seen == (["tensor"] if name in ("defeat_neck", "small_copy") else [])
+
+
+def test_waiting_is_noticed() -> None:
+    with Waiting() as mode:
+        few(3).new_tensor(1.0).item()
+        few(3)[few(3) > 0.5]
+    assert mode.seen == ["new_tensor", "item", "__getitem__"]
 
 
 @pytest.mark.slow

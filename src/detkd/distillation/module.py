@@ -44,7 +44,8 @@ class DistillationModule(pl.LightningModule):
         ema_decay, ema_warmup: of the average of the student, see :class:`EMA`; decay None for no average.
         warmup_steps, final_lr_fraction: see :func:`warmup_cosine`; one step is one optimiser step.
         seed: of the augmentation, drawn anew by (seed, step, process), so that a resumed run draws the same.
-        check_every: optimiser steps between looks at whether the loss is finite; apart from decoding for labels, the only host sync here.
+        check_every: optimiser steps between looks at whether the loss is finite; besides it the host waits for the
+            device where terms or labels choose boxes (proposals, decoding), and where a logger or the progress bar shows numbers.
 
     Images of a batch are uint8, or float in [0, 1]. A loader for validation holds out images: the loss on them, of the average where there
     is one, without augmentation and at the weights without their schedules, is logged as "val/loss", so that looks can be compared.
@@ -156,7 +157,8 @@ class DistillationModule(pl.LightningModule):
             {f"train/{name}": part for name, part in parts.items()}, on_step=True, on_epoch=False, batch_size=len(images)
         )
         self.log_dict(
-            {f"train/weight/{name}": weight for name, weight in weights.items()},
+            # tensors, since Lightning makes one on the device of a float, and waits for it
+            {f"train/weight/{name}": torch.tensor(weight) for name, weight in weights.items()},
             on_step=True,
             on_epoch=False,
             batch_size=len(images),

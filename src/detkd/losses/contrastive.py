@@ -16,6 +16,7 @@ from detkd.losses.connectors import full
 from detkd.losses.gather import gather_rows
 from detkd.losses.info_nce import Candidates, InfoNCE, info_nce
 from detkd.losses.queue import FeatureQueue
+from detkd.losses.reduce import rank
 from detkd.losses.rois import at_sites, check_families, check_per_image, mean_over_stages, paired_rois, student_rois
 from detkd.losses.step import Step
 
@@ -163,5 +164,4 @@ def _branch(towers: tuple[list[Tensor], list[Tensor]], branch: Branch) -> Sequen
 
 def _first_image() -> int:
     """What makes the numbers of this process's images differ from those of the others."""
-    processes = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() << 32 if processes else 0
+    return rank() << 32

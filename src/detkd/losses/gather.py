@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from detkd.losses.reduce import rank, world_size
+
 
 @torch.no_grad()
 def gather_rows(*values: Tensor) -> tuple[list[Tensor], int]:
@@ -21,12 +23,12 @@ def gather_rows(*values: Tensor) -> tuple[list[Tensor], int]:
     A collective operation: every process must ask at the same place, also with no row. Several processes wait for the device once, to
     learn the counts.
     """
-    processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    processes = world_size()
     if processes == 1:
         return [value.detach() for value in values], 0
     own = len(values[0])
     counts = [torch.zeros(1, dtype=torch.int64, device=values[0].device) for _ in range(processes)]
-    dist.all_gather(counts, torch.tensor([own], device=values[0].device))
+    dist.all_gather(counts, torch.full((1,), own, device=values[0].device))
     lengths = torch.cat(counts).tolist()
     longest, gathered = max(lengths), []
     for value in values:
@@ -35,4 +37,4 @@ def gather_rows(*values: Tensor) -> tuple[list[Tensor], int]:
         parts = [torch.empty_like(padded) for _ in lengths]
         dist.all_gather(parts, padded)
         gathered.append(torch.cat([part[:length] for part, length in zip(parts, lengths)]))
-    return gathered, sum(lengths[: dist.get_rank()])
+    return gathered, sum(lengths[: rank()])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.losses.connectors import Connectors, full
+from detkd.losses.reduce import rank
 from detkd.losses.step import Step
 
 
@@ -87,10 +88,9 @@ class MGD(nn.Module):
         self.calls = int(state)
 
     def _generator(self) -> torch.Generator:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         place = (self.seed, 0, 0)
         if self.training:
             self.calls += 1
-            place = (self.seed, self.calls, torch.distributed.get_rank() if distributed else 0)
+            place = (self.seed, self.calls, rank())
         digest = hashlib.sha256(repr(place).encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -29,7 +29,7 @@ def softmax_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
         log_t = (full(teacher.detach()) / temperature).log_softmax(1)
         log_s = (full(student) / temperature).log_softmax(1)
         divergence = (log_t.exp() * (log_t - log_s)).sum() * temperature**2
-        return divergence / mean_count(divergence.new_tensor(len(student)))
+        return divergence / mean_count(divergence.new_full((), len(student)))
 
 
 def softmax_to_sigmoid(student: Tensor, teacher: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def softmax_to_sigmoid(student: Tensor, teacher: Tensor) -> Tensor:
         highest = logits.amax(1, keepdim=True).clamp(min=0)  # the zero is background's
         log_s = logits - highest  # (R, C)
         seen = full(teacher.detach()).softmax(1)[:, 1:]
-        return -(seen * log_s).sum() / mean_count(logits.new_tensor(len(logits)))
+        return -(seen * log_s).sum() / mean_count(logits.new_full((), len(logits)))
 
 
 class PredictionImitation(nn.Module):

@@ -40,15 +40,20 @@ def object_masks(
     extent = boxes[:, 2:] - boxes[:, :2]
     solid = ((extent > 0) & extent.isfinite()).all(dim=1)  # (n,)
     # what is no number has no cell to be looked up either
-    boxes, extent = boxes.where(solid[:, None], 0), extent.where(solid[:, None], 0)
-    side = extent.clamp(min=torch.finfo(boxes.dtype).tiny ** 0.5).prod(1).sqrt()
-    wanted = math.log2(FINEST_STRIDE) + (side / box_side).log2().floor()  # (n,) log2 of a stride
-    distance = (wanted[:, None] - boxes.new_tensor([math.log2(s) for s in strides])).abs()  # (n, levels)
-    level = distance.argmin(dim=1)
+    boxes = boxes.where(solid[:, None], 0)
+    level = box_levels(boxes, strides, box_side)
     return [
         _cover(image, boxes / stride, solid & (level == i), len(targets), *size)
         for i, (size, stride) in enumerate(zip(sizes, strides))
     ]
+
+
+def box_levels(boxes: Tensor, strides: Sequence[int], box_side: float = 56.0) -> Tensor:
+    """(n,) int64: which of levels a box of (n, 4) belongs to by its size; ``strides``, ``box_side`` as in :func:`object_masks`."""
+    side = (boxes[:, 2:] - boxes[:, :2]).clamp(min=torch.finfo(boxes.dtype).tiny ** 0.5).prod(1).sqrt()
+    wanted = math.log2(FINEST_STRIDE) + (side / box_side).log2().floor()  # (n,) log2 of a stride
+    # numbers go to the kernels as they are: a tensor made of them would wait for the device
+    return torch.stack([(wanted - math.log2(s)).abs() for s in strides], dim=1).argmin(dim=1)  # (n, levels) -> (n,)
 
 
 def strides_of(prediction: Prediction, names: Sequence[str]) -> list[int]:
@@ -59,12 +64,16 @@ def strides_of(prediction: Prediction, names: Sequence[str]) -> list[int]:
 
 def _cover(image: Tensor, boxes: Tensor, counts: Tensor, images: int, height: int, width: int) -> Tensor:
     """Cells (images, height, width) that boxes (n, 4), in cells, overlap; ``counts`` (n,) says which boxes do."""
-    limit = boxes.new_tensor([width, height])
-    first = torch.minimum(boxes[:, :2].floor().clamp(min=0), limit - 1).long()  # (n, 2) x, y
-    last = torch.maximum(torch.minimum(boxes[:, 2:].ceil(), limit).long(), first + 1)  # (n, 2), exclusive
+    (left, right), (top, bottom) = _span(boxes[:, 0], boxes[:, 2], width), _span(boxes[:, 1], boxes[:, 3], height)
     # +1 and -1 at a box's corners; summed along both axes they are 1 inside it
     corners = torch.zeros(images, height + 1, width + 1, dtype=torch.int32, device=boxes.device)
     one = counts.to(torch.int32)
-    for x, y, sign in ((first, first, 1), (last, first, -1), (first, last, -1), (last, last, 1)):
-        corners.index_put_((image, y[:, 1], x[:, 0]), sign * one, accumulate=True)
+    for x, y, sign in ((left, top, 1), (right, top, -1), (left, bottom, -1), (right, bottom, 1)):
+        corners.index_put_((image, y, x), sign * one, accumulate=True)
     return corners.cumsum(1).cumsum(2)[:, :height, :width] > 0
+
+
+def _span(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """The first cell, and the one behind the last, from ``low`` to ``high``, (n,) each: at least one of ``cells``."""
+    first = low.floor().clamp(0, cells - 1).long()
+    return first, torch.maximum(high.ceil().clamp(max=cells).long(), first + 1)

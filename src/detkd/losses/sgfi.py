@@ -42,7 +42,7 @@ def sgfi_loss(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
     with torch.autocast(student.device.type, enabled=False):
         merged = torch.einsum("rl,rlchw->rchw", full(weights), full(student))
         squares = (merged - full(teacher.detach())).square()
-        return squares.mean((1, 2, 3)).sum() / mean_count(squares.new_tensor(len(squares)))
+        return squares.mean((1, 2, 3)).sum() / mean_count(squares.new_full((), len(squares)))
 
 
 class SGFI(nn.Module):

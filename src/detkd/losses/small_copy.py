@@ -52,8 +52,9 @@ def shrink(images: Tensor, targets: Sequence[Target], scale: float, canvas: tupl
         images = F.interpolate(images, size=(rows, columns), mode="bilinear", align_corners=False, antialias=True)
     images = F.pad(images, (left, canvas[1] - columns - left, top, canvas[0] - rows - top), value=GREY)
     _, boxes, _ = join_targets(targets)
-    factor = boxes.new_tensor([columns / width, rows / height] * 2)
-    return images, with_boxes(targets, boxes * factor + boxes.new_tensor([left, top] * 2))
+    # by columns: a tensor made of numbers would wait for the device
+    x, y = boxes[:, 0::2] * (columns / width) + left, boxes[:, 1::2] * (rows / height) + top  # (n, 2) each
+    return images, with_boxes(targets, torch.stack([x, y], dim=2).flatten(1))  # (n, 2, 2) -> (n, 4)
 
 
 def small_copy_loss(
