@@ -94,12 +94,7 @@ WAYS: dict[str, Callable[[], None]] = {
     "old": lambda: torch.set_float32_matmul_precision("high"),
     "old_medium": lambda: torch.set_float32_matmul_precision("medium"),
 }
-NEW_def set_both(older: str, newer: str) -> None:
-    torch.set_float32_matmul_precision(older)
-    set_by_backend(newer, newer)
-
-
-WAYS: dict[str, Callable[[], None]] = {
+NEW_WAYS: dict[str, Callable[[], None]] = {
     "cuda": lambda: set_by_backend("tf32", "none"),
     "cpu": lambda: set_by_backend("ieee", "bf16"),
     "old_and_new": lambda: set_both("medium", "tf32"),
