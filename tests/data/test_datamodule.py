@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from detkd.data.datamodule import Batch, DetectionDataModule, collate, folder_datamodule, split
+from detkd.data.formats import open_dataset
 from detkd.data.store import StoreWriter
 from detkd.errors import InputError
 from detkd.structures import Target
@@ -152,7 +153,8 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "plain" / "a.png")
     options: dict[str, Any] = {"classes": ("dog", "cat"), "image_size": (16, 16), "resize": "stretch", "batch_size": 2}
-    data = folder_datamodule(tmp_path / "store", val_root=tmp_path / "plain", **options)
+    val = open_dataset(tmp_path / "plain", image_size=(16, 16), resize="stretch")
+    data = folder_datamodule(tmp_path / "store", val=val, **options)
     batch = next(iter(data.train_dataloader()))
     assert batch.images.shape == (2, 3, 16, 16)
     assert [t["labels"].tolist() for t in batch.targets] == [[0], [0]]
@@ -160,5 +162,6 @@ def test_folders(tmp_path: Path) -> None:
     assert next(iter(data.val_dataloader())).targets is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        named = folder_datamodule(tmp_path / "store", val_annotations="instances.json", **options)
-    assert len(named.val_set) == 4  # type: ignore[arg-type]
+        named = folder_datamodule(tmp_path / "store", annotations="instances.json", **options)
+    assert len(named.train_set) == 4
+    assert named.val_set is None

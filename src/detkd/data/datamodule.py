@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from detkd.data.checks import OnProblem
-from detkd.data.dataset import DetectionDataset, spread
+from detkd.data.dataset import spread
 from detkd.data.formats import Format, open_dataset
 from detkd.errors import InputError
 from detkd.structures import Resize, Target
@@ -131,10 +131,7 @@ def folder_datamodule(
     annotations: str | None = None,
     split: str | Sequence[str] | None = None,
     difficult: bool = False,
-    val_root: str | Path | None = None,
-    val_format: Format = "folder",
-    val_annotations: str | None = None,
-    val_split: str | Sequence[str] | None = None,
+    val: Dataset[Any] | None = None,
     classes: Sequence[str] | None,
     image_size: tuple[int, int],
     resize: Resize,
@@ -150,8 +147,7 @@ def folder_datamodule(
 ) -> DetectionDataModule:
     """Open the folder of a data set as a :class:`DetectionDataModule`.
 
-    ``val_annotations`` without ``val_root`` names a json of ``root``. The other arguments are those of
-    :func:`~detkd.data.formats.open_dataset` and :class:`DetectionDataModule`; InputError as there.
+    The arguments are those of :func:`~detkd.data.formats.open_dataset` and :class:`DetectionDataModule`; InputError as there.
     """
     train = open_dataset(
         root,
@@ -167,19 +163,6 @@ def folder_datamodule(
         invalid_boxes=invalid_boxes,
         proxy=proxy,
     )
-    val: DetectionDataset | None = None
-    if val_root is not None or val_annotations is not None:
-        val = open_dataset(
-            val_root or root,
-            val_format,
-            role="score",
-            annotations=val_annotations,
-            split=val_split,
-            classes=classes,
-            image_size=image_size,
-            resize=resize,
-            cache=cache,
-        )
     return DetectionDataModule(
         train, val, batch_size=batch_size, num_workers=num_workers, holdout=holdout, length=length, seed=seed
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,7 @@ def noise_datamodule(
     images: int,
     noise_seed: int = 0,
     *,
+    val: Dataset[Any] | None = None,
     classes: Sequence[str],
     image_size: tuple[int, int],
     resize: Resize,
@@ -58,4 +60,6 @@ def noise_datamodule(
 ) -> DetectionDataModule:
     """Noise at ``image_size`` as training data; the other arguments are those of :func:`~detkd.data.datamodule.folder_datamodule`."""
     train = NoiseDataset(images, noise_seed, image_size)
-    return DetectionDataModule(train, batch_size=batch_size, num_workers=num_workers, holdout=holdout, length=length, seed=seed)
+    return DetectionDataModule(
+        train, val, batch_size=batch_size, num_workers=num_workers, holdout=holdout, length=length, seed=seed
+    )

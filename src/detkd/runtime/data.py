@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -84,7 +84,7 @@ def build_datamodule(cfg: DictConfig, student: Detector, teacher: Detector | Non
     if cfg.select == "val":
         if cfg.val.root is None:
             raise InputError("select=val: expected images with boxes to choose by (val.root=DIR), found none")
-        val = open_labelled(cast(DictConfig, OmegaConf.merge(cfg.val, {"cache": cfg.data.cache})), student.spec)
+        val = open_labelled(OmegaConf.create({**cfg.val, "cache": cfg.data.cache}), student.spec)
     if cfg.select != "last" and cfg.steps < cfg.val_every:
         raise InputError(f"val_every: expected at most steps={cfg.steps} with select={cfg.select}, found {cfg.val_every}")
     if cfg.select == "holdout" and not cfg.data.holdout:

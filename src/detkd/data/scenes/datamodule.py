@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-from detkd.data.coco import CocoDataset
+from torch.utils.data import Dataset
+
 from detkd.data.datamodule import DetectionDataModule
 from detkd.data.scenes.dataset import ScenesDataset
 from detkd.errors import InputError
@@ -17,8 +18,7 @@ def scenes_datamodule(
     train_seed: int = 1,
     variant: str = "main",
     *,
-    val_root: str | Path | None = None,
-    val_annotations: str | None = None,
+    val: Dataset[Any] | None = None,
     classes: Sequence[str],
     image_size: tuple[int, int],
     resize: Resize,
@@ -29,7 +29,7 @@ def scenes_datamodule(
     cache: bool = True,
     seed: int = 0,
 ) -> DetectionDataModule:
-    """Scenes drawn at ``image_size`` from ``train_seed``; the other arguments are those of :func:`folder_datamodule`.
+    """Scenes drawn at ``image_size`` from ``train_seed``; the other arguments are those of :func:`~detkd.data.datamodule.folder_datamodule`.
 
     Raises InputError when ``classes`` are not those of the world.
     """
@@ -38,9 +38,6 @@ def scenes_datamodule(
         raise InputError(
             f"data=scenes: expected the classes {list(train.classes)} of the world {variant!r}, got {list(classes)}"
         )
-    val = None
-    if val_root is not None:
-        val = CocoDataset(val_root, val_annotations, classes=classes, image_size=image_size, resize=resize, cache=cache)
     return DetectionDataModule(
         train, val, batch_size=batch_size, num_workers=num_workers, holdout=holdout, length=length, seed=seed
     )
