@@ -134,7 +134,7 @@ class DarknetDetector(nn.Module):
     @torch.no_grad()
     def decode(self, prediction: Prediction) -> list[Detection]:
         """Score = objectness x class probability; NMS within classes; best first; boxes clipped to the image."""
-        boxes = self._boxes(prediction)  # (B, N, 4)
+        boxes = self.boxes(prediction)  # (B, N, 4)
         scores = prediction.raw["obj"].float().sigmoid() * prediction.raw["cls"].float().sigmoid()  # (B, N, C)
         detections: list[Detection] = []
         for image_boxes, image_scores in zip(boxes, scores, strict=True):
@@ -175,7 +175,8 @@ class DarknetDetector(nn.Module):
     def _anchors(self) -> list[Tensor]:
         return [self.get_buffer(f"anchors{i}") for i in range(len(self._levels))]
 
-    def _boxes(self, prediction: Prediction) -> Tensor:
+    def boxes(self, prediction: Prediction) -> Tensor:
+        """(B, N, 4) boxes of all sites, in the order of ``raw``: xyxy in pixels, clipped to the image."""
         boxes = []
         levels = zip(prediction.levels("box"), prediction.sizes, self._anchors(), self._levels, strict=True)
         for raw_box, size, anchors_wh, level in levels:

@@ -72,7 +72,7 @@ def level_names(prefix: str, strides: Iterable[int]) -> tuple[str, ...]:
 
 def flatten_levels(levels: Sequence[Tensor], anchors: Sequence[int], size: int) -> Tensor:
     """Maps (B, A*K, H, W) a level to (B, N, K); ``size`` is K, ``anchors`` A a level."""
-    flat = [permute_and_flatten(m, len(m), a, size, m.shape[-2], m.shape[-1]) for m, a in zip(levels, anchors)]
+    flat = [permute_and_flatten(m, m.shape[0], a, size, m.shape[-2], m.shape[-1]) for m, a in zip(levels, anchors)]
     return torch.cat(flat, dim=1)  # (B, N, K)
 
 

@@ -137,18 +137,32 @@ class TwoStageRCNN(nn.Module):
 
         The RoI heads run in eval mode, also while the detector is in training, so that their norms learn nothing from it.
         """
-        boxes, seen = self.propose(prediction), []
+        boxes, logits, deltas = self.judge(prediction, self.propose(prediction))
+        sizes = [prediction.image_size] * len(prediction)
+        found = zip(*self.last_head.postprocess_detections(logits, deltas, boxes, sizes))
+        return [self.labels.to_detection({"boxes": b, "scores": s, "labels": c}) for b, s, c in found]
+
+    @property
+    def last_head(self) -> Any:
+        """torchvision's RoIHeads of the last stage, with the settings of decoding."""
+        return self._heads()[-1]
+
+    @torch.no_grad()
+    def judge(self, prediction: Prediction, boxes: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """What decoding reads of proposals (r, 4) an image, R in all, after all stages, the RoI heads in eval mode.
+
+        Returns the boxes that the last stage looked at, (r, 4) an image, logits (R, columns) and box corrections (R, columns * 4) of
+        the head's columns.
+        """
+        looked_at, seen = list(boxes), []
         with evaluating(self.model.roi_heads):
             for stage in range(self.stages):
-                pooled = self.pool(prediction, boxes)
+                pooled = self.pool(prediction, looked_at)
                 embedding, logits, deltas = self._predict(pooled, stage)
                 seen.append(logits)
                 if stage + 1 < self.stages:
-                    boxes = self.refine(prediction, boxes, self._roi(embedding, logits, deltas), stage)
-            scores = self._joined(seen, pooled)
-        sizes = [prediction.image_size] * len(prediction)
-        found = zip(*self._heads()[-1].postprocess_detections(scores, deltas, boxes, sizes))
-        return [self.labels.to_detection({"boxes": b, "scores": s, "labels": c}) for b, s, c in found]
+                    looked_at = self.refine(prediction, looked_at, self._roi(embedding, logits, deltas), stage)
+            return looked_at, self._joined(seen, pooled), deltas
 
     @torch.no_grad()
     def propose(self, prediction: Prediction) -> list[Tensor]:
