@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detkd.detectors.torchvision import FCOS, FasterRCNN, RetinaNet
 from detkd.errors import InputError
@@ -33,7 +34,7 @@ def data(dtype: torch.dtype = torch.float64) -> tuple[Any, Any, Any]:
     return tuple(tuple(v.to(dtype) for v in pair) for pair in pairs)  # type: ignore[return-value]
 
 
-def reference(cls: Any, boxes: Any, ctr: Any, beta: float) -> list[float]:
+def reference(cls: Any, boxes: Any, ctr: Any, beta: float, threshold: float = 0.3) -> list[float]:
     """By loops over sites and classes, in float64."""
 
     def probability(x: float) -> float:
@@ -55,18 +56,36 @@ def reference(cls: Any, boxes: Any, ctr: Any, beta: float) -> list[float]:
     sums, count = [0.0, 0.0, 0.0], 0.0
     for i in range(len(said)):
         weight = max(probability(z) for z in wanted[i])
-        count += weight
+        count += weight > threshold
         sums[0] += sum(focal(s, t) for s, t in zip(said[i], wanted[i]))
         sums[1] += weight * (1 - giou(box_s[i], box_t[i]))
         sums[2] += weight * focal(ctr_s[i][0], ctr_t[i][0])
     return [s / max(count, 1) for s in sums]
 
 
+def loss_of(cls: Any, boxes: Any, ctr: Any, beta: float = 1.0, threshold: float = 0.3) -> dict[str, Tensor]:
+    """Of pairs (student, teacher)."""
+    return crosskd_loss(cls[1], cls[0], boxes, ctr, beta, threshold)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.8, 0.9999])
 @pytest.mark.parametrize("beta", [1.0, 2.0])
-def test_equals_the_formula_in_float64(beta: float) -> None:
-    found = crosskd_loss(*data(), beta)
-    assert [v.item() for v in found if v is not None] == pytest.approx(reference(*data(), beta), rel=1e-5)
-    assert crosskd_loss(*data()[:2]).ctr is None
+def test_equals_the_formula_in_float64(beta: float, threshold: float) -> None:
+    found = loss_of(*data(), beta, threshold)
+    assert list(found) == ["cls", "box", "ctr"]
+    expected = reference(*data(), beta, threshold)
+    assert [v.item() for v in found.values()] == pytest.approx(expected, rel=1e-5)
+    assert crosskd_loss(data()[0][1], boxes=data()[1], beta=beta, score_threshold=threshold).keys() == {"box"}
+
+
+def test_background_does_not_dilute() -> None:
+    """A hundred sites that the teacher takes for background add what they differ by, and nothing to n."""
+    (student, teacher), boxes, ctr = data()
+    quiet = torch.full((2, 100, 3), -6.0, dtype=torch.float64)
+    far = torch.tensor([0.0, 0, 8, 8], dtype=torch.float64).expand(2, 100, 4)
+    more = (torch.cat([student, quiet], 1), torch.cat([teacher, quiet], 1)), [torch.cat([b, far], 1) for b in boxes]
+    for name, value in crosskd_loss(more[0][1], more[0][0], tuple(more[1])).items():  # type: ignore[arg-type]
+        torch.testing.assert_close(value, loss_of((student, teacher), boxes, ctr)[name], rtol=1e-6, atol=1e-6)
 
 
 def test_known_value() -> None:
@@ -81,7 +100,7 @@ def test_gradient_reaches_the_student_alone() -> None:
     students, teachers = zip(*pairs)
 
     def total(*values: Tensor) -> Tensor:
-        return torch.stack([v for v in crosskd_loss(*zip(values, teachers)) if v is not None]).sum()  # type: ignore[arg-type]
+        return torch.stack(list(loss_of(*zip(values, teachers)).values())).sum()
 
     assert torch.autograd.gradcheck(total, students)
     total(*students).backward()
@@ -90,12 +109,26 @@ def test_gradient_reaches_the_student_alone() -> None:
 
 
 def test_zero_when_equal() -> None:
-    assert [v.item() for v in crosskd_loss(*((t, t) for _, t in data())) if v is not None] == pytest.approx([0, 0, 0], abs=1e-6)  # type: ignore[arg-type]
+    equal = loss_of(*((t, t) for _, t in data()))
+    assert [v.item() for v in equal.values()] == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+def test_the_gradient_of_equal_logits_is_a_number() -> None:
+    """With beta below 1 it would not be: the derivative of |d|^beta at 0."""
+    logits = torch.tensor([0.3, -2.0], requires_grad=True)
+    quality_focal(logits, logits.detach(), beta=1.0).sum().backward()
+    assert torch.isfinite(logits.grad).all()  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad(quality_focal(logits, logits.detach(), beta=0.5).sum(), logits)
+    assert not torch.isfinite(gradient).all()
+    with pytest.raises(InputError, match=r"loss.crosskd.beta: expected a number from 1, got 0.5"):
+        CrossKD(beta=0.5)
 
 
 def made(kind: str, **changes: Any) -> tuple[Any, Any, Tensor]:
     torch.manual_seed(0)
     student, teacher = KINDS[kind](**changes).train(), KINDS[kind]().eval().requires_grad_(False)
+    if kind == "fcos":  # distances are behind a ReLU: with these its boxes have an area
+        nn.init.constant_(teacher.model.head.regression_head.bbox_reg.bias, 1.0)
     return student, teacher, torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
@@ -114,9 +147,38 @@ def test_a_student_that_is_its_teacher_loses_nothing(kind: str, layer: int) -> N
     values = term(step_of(teacher, teacher, images))
     assert values.keys() == ({"cls", "box", "ctr"} if kind == "fcos" else {"cls", "box"})
     assert values["cls"].item() == 0
-    boxes = teacher.boxes(teacher(images))
-    if (boxes[..., 2:] > boxes[..., :2]).all():
-        assert values["box"].item() == pytest.approx(0, abs=1e-4)
+    boxes = teacher.boxes(teacher(images), differentiable=True)
+    assert (boxes[..., 2:] > boxes[..., :2]).all()
+    assert values["box"].item() == pytest.approx(0, abs=1e-4)
+    assert values.get("ctr", torch.zeros(())).item() == 0
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "fcos"])
+def test_the_term_is_the_formula_on_crossed_predictions(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher, images = made(kind)
+    term = CrossKD(cls_weight=2.0, box_weight=3.0, beta=2.0, score_threshold=0.6)
+    term.setup(student, teacher)
+    step = step_of(student, teacher, images)
+    known = step.teacher_prediction
+    assert known is not None
+    generator = torch.Generator().manual_seed(4)
+    draw = {name: torch.randn(raw.shape, generator=generator) for name, raw in known.raw.items()}
+    # centre-ness and classes around 0, so that some sites are positive; box outputs that stay near the teacher's
+    for name in known.raw.keys() - {"box"}:
+        known.raw[name].copy_(torch.randn(draw[name].shape, generator=generator))
+    raw = draw | {"box": known.raw["box"] + 0.1 * draw["box"].abs()}
+    crossed = replace(known, raw=raw)
+    monkeypatch.setattr(teacher, "head_from", lambda *_: crossed)
+    values = term(step)
+    boxes = teacher.boxes(crossed, differentiable=True), teacher.boxes(known, differentiable=True)
+    centre = (raw["ctr"], known.raw["ctr"]) if kind == "fcos" else (torch.zeros(2, len(raw["cls"][0]), 1),) * 2
+    expected = reference((raw["cls"], known.raw["cls"]), boxes, centre, 2.0, 0.6)
+    weights = {"cls": 2.0, "box": 3.0, "ctr": 3.0}
+    for (name, weight), value in zip(weights.items(), expected):
+        assert kind != "fcos" or value > 0
+        if name in values:
+            assert values[name].item() == pytest.approx(weight * value, rel=1e-3)
+    assert values.keys() == ({"cls", "box", "ctr"} if kind == "fcos" else {"cls", "box"})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -144,7 +206,11 @@ def test_the_students_maps_go_through_the_teachers_head(kind: str, channels: int
 
 
 def test_float32_under_autocast_and_parts_of_weight_zero() -> None:
-    student, teacher, images = made("fcos")
+    student, teacher, images = made("fcos", channels=48)
+    both = CrossKD()
+    torch.manual_seed(7)
+    both.setup(student, teacher)
+    expected = both(step_of(student, teacher, images))
     for options, names in (({"box_weight": 0.0}, {"cls"}), ({"cls_weight": 0.0}, {"box", "ctr"})):
         term = CrossKD(**options)  # type: ignore[arg-type]
         term.setup(student, teacher)
@@ -152,6 +218,14 @@ def test_float32_under_autocast_and_parts_of_weight_zero() -> None:
             values = term(step_of(student, teacher, images))
         assert values.keys() == names
         assert all(v.dtype == torch.float32 and torch.isfinite(v) for v in values.values())
+        # what is not in use has no connector, so that every parameter of the term gets a gradient (DDP waits for each)
+        assert list(term.connectors) == (["cls"] if names == {"cls"} else ["box"])
+        for name, parameter in term.named_parameters():
+            parameter.data = both.get_parameter(name).data.clone()
+        values = term(step_of(student, teacher, images))
+        assert {name: v.item() for name, v in values.items()} == {name: expected[name].item() for name in names}
+        torch.stack(list(values.values())).sum().backward()
+        assert all(p.grad is not None and p.grad.abs().max() > 0 for p in term.parameters())
 
 
 def test_setup_and_options() -> None:
@@ -167,6 +241,11 @@ def test_setup_and_options() -> None:
         CrossKD().setup(KINDS["fcos"](classes=("cat", "cow")), teacher)
     with pytest.raises(InputError, match=r"loss.crosskd.layer: .* from 1 to 4, got 5"):
         CrossKD(5).setup(student, teacher)
-    for bad, key in (({"layer": 0}, "layer"), ({"beta": 0.0}, "beta"), ({"cls_weight": 0.0, "box_weight": 0.0}, "")):
+    for bad, key in (
+        ({"layer": 0}, "layer"),
+        ({"beta": 0.0}, "beta"),
+        ({"score_threshold": 1.0}, "score_threshold"),
+        ({"cls_weight": 0.0, "box_weight": 0.0}, ""),
+    ):
         with pytest.raises(InputError, match=rf"loss.crosskd.*{key}"):
             CrossKD(**bad)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detkd.detectors.protocol import Detector
+from detkd.structures import Prediction
 
 
 @contextmanager
@@ -26,6 +27,13 @@ def looking(detector: Detector) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def probe(detector: Detector, image_size: tuple[int, int]) -> Prediction:
+    """What a detector says of one blank image (height, width), in eval mode and without gradients; it is left as it was."""
+    parameter = next(detector.parameters())
+    with looking(detector):
+        return detector(parameter.new_zeros(1, 3, *image_size))
 
 
 @contextmanager

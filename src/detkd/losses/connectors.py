@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from detkd.detectors.modes import looking
+from detkd.detectors.modes import probe
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.losses.step import Step
@@ -133,8 +133,8 @@ class Connectors(nn.Module):
             raise InputError(
                 f"loss '{term}': expected a student and a teacher, found no {'student' if student is None else 'teacher'}"
             )
-        mine = _probe(student, student.spec.image_size)
-        theirs = _probe(teacher, student.spec.image_size)
+        mine = probe(student, student.spec.image_size)
+        theirs = probe(teacher, student.spec.image_size)
         self.levels = match_levels(mine, theirs, self.wanted, term)
         for level in self.levels:
             source, target = mine.features[level.student], theirs.features[level.teacher]
@@ -171,12 +171,6 @@ class Connectors(nn.Module):
 def full(value: Tensor) -> Tensor:
     """Half precision to float32; float32 and float64 as they are. Losses are not for half precision."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-
-
-def _probe(detector: Detector, image_size: tuple[int, int]) -> Prediction:
-    parameter = next(detector.parameters())
-    with looking(detector):
-        return detector(parameter.new_zeros(1, 3, *image_size))
 
 
 def _nominal_stride(name: str) -> int:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
 from detkd.detectors.capabilities import require
-from detkd.detectors.modes import looking
+from detkd.detectors.modes import looking, probe
 from detkd.detectors.protocol import DenseHead, Detector
 from detkd.errors import InputError
 from detkd.losses.connectors import full
+from detkd.losses.parts import weighted_parts
 from detkd.losses.reduce import mean_count
 from detkd.losses.rois import check_classes
 from detkd.losses.step import Step
@@ -25,7 +24,7 @@ def quality_focal(student: Tensor, teacher: Tensor, beta: float = 1.0) -> Tensor
     """Quality focal loss with the teacher's probability as the target, elementwise: 0 where both agree.
 
     Args:
-        student, teacher: logits of one shape. beta: how much pairs count less that nearly agree.
+        student, teacher: logits of one shape. beta: how much pairs count less that nearly agree; below 1 the gradient of equal ones is no number.
 
     Returns:
         |sigmoid(s) - sigmoid(t)|^beta * binary cross-entropy of sigmoid(s) and sigmoid(t).
@@ -37,51 +36,53 @@ def quality_focal(student: Tensor, teacher: Tensor, beta: float = 1.0) -> Tensor
     return (student.sigmoid() - target).abs().pow(beta) * entropy
 
 
-class CrossKDLoss(NamedTuple):
-    """cls, box, ctr: scalars; ctr is None where the head has no centre-ness."""
-
-    cls: Tensor
-    box: Tensor
-    ctr: Tensor | None
+Pair = tuple[Tensor, Tensor]
 
 
 def crosskd_loss(
-    cls: tuple[Tensor, Tensor],
-    boxes: tuple[Tensor, Tensor],
-    ctr: tuple[Tensor, Tensor] | None = None,
+    teacher: Tensor,
+    cls: Tensor | None = None,
+    boxes: Pair | None = None,
+    ctr: Pair | None = None,
     beta: float = 1.0,
-) -> CrossKDLoss:
-    """Distance of cross-head predictions from the teacher's own.
+    score_threshold: float = 0.3,
+) -> dict[str, Tensor]:
+    """Distance of cross-head predictions from the teacher's own; the parts that are asked for.
 
     Args:
-        cls: class logits (B, N, C) of the student's features behind the teacher's head, and of the teacher. boxes: (B, N, 4) each, xyxy in
-            pixels. ctr: centre-ness logits (B, N, 1) each. The teacher's, the second of each, get no gradient.
+        teacher: its class logits (B, N, C). cls: those of the student's features behind its head. boxes: (B, N, 4) each, xyxy in pixels, of the
+            student's features and of the teacher. ctr: centre-ness logits (B, N, 1) each. What is the teacher's gets no gradient.
+        score_threshold: a site is positive where w is higher.
 
     Returns:
-        With w = max over classes of sigmoid(teacher's logits) and n = sum of w over sites, batch and processes, at least 1:
+        With w = max over classes of sigmoid(teacher) and n = max(1, positive sites of all processes):
         cls: sum of :func:`quality_focal` / n. box: sum of w (1 - GIoU) / n. ctr: sum of w :func:`quality_focal` / n.
         Float32 (float64 for float64). 0 where both agree and boxes have an area.
     """
-    with torch.autocast(cls[0].device.type, enabled=False):
-        said, wanted = full(cls[0]), full(cls[1].detach())
+    with torch.autocast(teacher.device.type, enabled=False):
+        wanted = full(teacher.detach())
         weight = wanted.sigmoid().amax(2)  # (B, N)
-        count = mean_count(weight.sum())
-        distance = generalized_box_iou_loss(full(boxes[0]), full(boxes[1].detach()), reduction="none")  # (B, N)
-        centre = None
+        count = mean_count((weight > score_threshold).sum().to(weight))
+        parts = {}
+        if cls is not None:
+            parts["cls"] = quality_focal(full(cls), wanted, beta).sum() / count
+        if boxes is not None:
+            distance = generalized_box_iou_loss(full(boxes[0]), full(boxes[1].detach()), reduction="none")  # (B, N)
+            parts["box"] = (weight * distance).sum() / count
         if ctr is not None:
-            centre = (weight * quality_focal(full(ctr[0]), full(ctr[1].detach()), beta)[..., 0]).sum() / count
-        return CrossKDLoss(quality_focal(said, wanted, beta).sum() / count, (weight * distance).sum() / count, centre)
+            parts["ctr"] = (weight * quality_focal(full(ctr[0]), full(ctr[1].detach()), beta)[..., 0]).sum() / count
+        return parts
 
 
 class CrossKD(nn.Module):
     """What the student's head has made of an image half-way, finished by the teacher's head, is what the teacher says; see :func:`crosskd_loss`.
 
-    Channels that differ go through a trained 1x1 convolution, one a tower.
+    Channels that differ go through a trained 1x1 convolution, one for each tower in use.
 
     Args:
         layer: of the towers behind which the student's maps are taken, from 1.
-        cls_weight, box_weight: of the two parts; centre-ness has that of boxes. One may be 0.
-        beta: see :func:`quality_focal`.
+        cls_weight, box_weight: of the two parts; centre-ness has that of boxes. One may be 0: that tower of the student is not read.
+        beta: see :func:`quality_focal`. score_threshold: see :func:`crosskd_loss`.
 
     pools_batch: False, though the sites of a batch are weighed together; needs_teacher: True. Raises InputError on values out of range.
     """
@@ -89,7 +90,14 @@ class CrossKD(nn.Module):
     pools_batch = False
     needs_teacher = True
 
-    def __init__(self, layer: int = 3, cls_weight: float = 1.0, box_weight: float = 1.0, beta: float = 1.0) -> None:
+    def __init__(
+        self,
+        layer: int = 3,
+        cls_weight: float = 1.0,
+        box_weight: float = 1.0,
+        beta: float = 1.0,
+        score_threshold: float = 0.3,
+    ) -> None:
         super().__init__()
         if layer < 1:
             raise InputError(f"loss.{_TERM}.layer: expected a layer of the towers, from 1, got {layer}")
@@ -97,9 +105,13 @@ class CrossKD(nn.Module):
             raise InputError(
                 f"loss.{_TERM}: expected cls_weight and box_weight >= 0, one of them positive, got {cls_weight} and {box_weight}"
             )
-        if not beta > 0:
-            raise InputError(f"loss.{_TERM}.beta: expected a positive number, got {beta}")
-        self.layer, self.cls_weight, self.box_weight, self.beta = layer, cls_weight, box_weight, beta
+        if not beta >= 1:
+            raise InputError(f"loss.{_TERM}.beta: expected a number from 1, got {beta}")
+        if not 0 <= score_threshold < 1:
+            raise InputError(f"loss.{_TERM}.score_threshold: expected a probability in [0, 1), got {score_threshold}")
+        self.layer, self.beta, self.score_threshold = layer, beta, score_threshold
+        self.weights = {"cls": cls_weight, "box": box_weight, "ctr": box_weight}
+        self.channels: dict[str, int] = {}  # of the teacher's towers
         self.connectors = nn.ModuleDict()
 
     def setup(self, student: Detector | None, teacher: Detector | None) -> None:
@@ -116,17 +128,19 @@ class CrossKD(nn.Module):
         layers = min(mine.tower_layers, theirs.tower_layers)
         if self.layer > layers:
             raise InputError(f"loss.{_TERM}.layer: expected a layer of the towers, from 1 to {layers}, got {self.layer}")
-        blank = next(mine.parameters()).new_zeros(1, 3, *mine.spec.image_size)
-        with looking(mine), looking(theirs):
-            seen, known = mine(blank), theirs(blank)
-            pairs = zip(("cls", "box"), mine.towers(seen, self.layer), theirs.towers(known, self.layer))
-            channels = {branch: (a[0].shape[1], b[0].shape[1]) for branch, a, b in pairs}
+        seen, known = probe(mine, mine.spec.image_size), probe(theirs, mine.spec.image_size)
         if seen.sizes != known.sizes:
             raise InputError(
                 f"loss '{_TERM}': expected levels of the same sizes, found {known.sizes} of the teacher and {seen.sizes} of the student"
             )
-        for branch, (source, target) in channels.items():
-            self.connectors[branch] = nn.Identity() if source == target else nn.Conv2d(source, target, 1).to(blank)
+        with looking(mine), looking(theirs):
+            pairs = list(zip(("cls", "box"), mine.towers(seen, self.layer), theirs.towers(known, self.layer)))
+        for branch, sources, targets in pairs:
+            source, target = sources[0].shape[1], targets[0].shape[1]
+            self.channels[branch] = target
+            if self.weights[branch]:
+                same = source == target
+                self.connectors[branch] = nn.Identity() if same else nn.Conv2d(source, target, 1).to(sources[0])
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{cls, box}, of a head with centre-ness also {ctr}: float32 scalars times their weights; a part of weight 0 is left out."""
@@ -136,13 +150,20 @@ class CrossKD(nn.Module):
         assert seen is not None
         assert known is not None
         towers = zip(("cls", "box"), student.towers(seen, self.layer))
-        cls, box = ([self.connectors[branch](m) for m in maps] for branch, maps in towers)
+        cls, box = ([self._connect(branch, m) for m in maps] for branch, maps in towers)
         crossed = teacher.head_from(cls, box, self.layer, seen.image_size)
+        boxes = ctr = None
+        if self.weights["box"]:
+            boxes = teacher.boxes(crossed, differentiable=True), teacher.boxes(known, differentiable=True)
+            ctr = (crossed.raw["ctr"], known.raw["ctr"]) if "ctr" in crossed.raw else None
         found = crosskd_loss(
-            (crossed.raw["cls"], known.raw["cls"]),
-            (teacher.boxes(crossed, differentiable=True), teacher.boxes(known, differentiable=True)),
-            (crossed.raw["ctr"], known.raw["ctr"]) if "ctr" in crossed.raw else None,
-            self.beta,
+            known.raw["cls"], crossed.raw["cls"] if self.weights["cls"] else None, boxes, ctr, self.beta, self.score_threshold
         )
-        parts = {"cls": (self.cls_weight, found.cls), "box": (self.box_weight, found.box), "ctr": (self.box_weight, found.ctr)}
-        return {name: (weight * part).float() for name, (weight, part) in parts.items() if weight and part is not None}
+        return weighted_parts({name: (self.weights[name], part) for name, part in found.items()})
+
+    def _connect(self, branch: str, maps: Tensor) -> Tensor:
+        """The student's maps (B, C, H, W) of a tower in the teacher's channels; of a tower that is not in use zeros, without gradient."""
+        if branch in self.connectors:
+            connected: Tensor = self.connectors[branch](maps)
+            return connected
+        return maps.new_zeros(len(maps), self.channels[branch], *maps.shape[2:])

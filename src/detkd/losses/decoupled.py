@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.losses.connectors import Connectors, full
+from detkd.losses.parts import weighted_parts
 from detkd.losses.reduce import mean_count
 from detkd.losses.regions import object_masks, strides_of
 from detkd.losses.step import Step
@@ -88,8 +89,4 @@ class DecoupledImitation(nn.Module):
         masks = [m.to(t.device) for m, (_, t) in zip(masks, pairs.values())]
         students, teachers = [s for s, _ in pairs.values()], [t for _, t in pairs.values()]
         objects, background = decoupled_l2(students, teachers, masks, self.decoupled)
-        weighted = {
-            "object": (self.object_weight, objects),
-            "background": (self.background_weight, background),
-        }
-        return {name: (weight * part).float() for name, (weight, part) in weighted.items() if weight}
+        return weighted_parts({"object": (self.object_weight, objects), "background": (self.background_weight, background)})

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.losses.connectors import full
+from detkd.losses.parts import weighted_parts
 from detkd.losses.reduce import mean_count
 from detkd.losses.rois import PairedRoIs, check_pair, check_per_image, mean_over_stages, on_objects, paired_rois
 from detkd.losses.step import Step
@@ -96,8 +97,7 @@ class DeFeatProposals(nn.Module):
         """{object, background}: float32 scalars times their weights; a part of weight 0 is left out."""
         stages = [self._stage(step, rois) for rois in paired_rois(step, self.per_image)]
         objects, background = (mean_over_stages(parts) for parts in zip(*stages))
-        weighted = {"object": (self.object_weight, objects), "background": (self.background_weight, background)}
-        return {name: (weight * part).float() for name, (weight, part) in weighted.items() if weight}
+        return weighted_parts({"object": (self.object_weight, objects), "background": (self.background_weight, background)})
 
     def _stage(self, step: Step, rois: PairedRoIs) -> tuple[Tensor, Tensor]:
         positive = on_objects(rois.boxes, step.objects(self.score_threshold), self.iou)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detkd.detectors.modes import looking
+from detkd.detectors.modes import probe
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.losses.step import Step
@@ -80,7 +80,7 @@ class Mimic(nn.Module):
         if student.spec.classes != teacher.spec.classes:
             raise InputError(_not_comparable([_differ_classes(teacher.spec.classes, student.spec.classes)]))
         size = student.spec.image_size
-        if differences := compare(_probe(student, size), _probe(teacher, size)):
+        if differences := compare(probe(student, size), probe(teacher, size)):
             raise InputError(_not_comparable(differences))
 
     def forward(self, step: Step) -> dict[str, Tensor]:
@@ -88,12 +88,6 @@ class Mimic(nn.Module):
         assert step.student_prediction is not None
         assert step.teacher_prediction is not None
         return {"mimic": mimic_loss(step.student_prediction, step.teacher_prediction)}
-
-
-def _probe(detector: Detector, image_size: tuple[int, int]) -> Prediction:
-    parameter = next(detector.parameters())
-    with looking(detector):
-        return detector(parameter.new_zeros(1, 3, *image_size))
 
 
 def _differ(what: str, teacher: Any, student: Any) -> str:
