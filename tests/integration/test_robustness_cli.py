@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+Command = Callable[..., Any]
+MADE = {"config.yaml", "results.json", "results.md", "robustness.csv", "robustness.png", "corruptions"}
+
+
+@pytest.fixture
+def arguments(detectors: Path, images: Path) -> list[str]:
+    return [
+        "+experiment=robustness",
+        "teacher=checkpoint",
+        f"teacher.path={detectors / 'teacher.safetensors'}",
+        f"data.root={images}",
+        "corruptions.names=[fog,contrast]",
+        "corruptions.severities=[1,5]",
+        "data.num_workers=0",
+        "out=run",
+    ]
+
+
+def test_a_run_that_was_cut_off_goes_on_with_what_is_missing(
+    arguments: list[str], detectors: Path, command: Command, files_of: Callable[[Path], dict[str, bytes]], tmp_path: Path
+) -> None:
+    done = command("evaluate", *arguments, cwd=tmp_path).ok()
+    folder = tmp_path / "run"
+    assert {p.name for p in folder.iterdir()} == MADE
+    assert "5/5 contrast 5: AP" in done.stdout
+    results = json.loads((folder / "results.json").read_text())
+    assert set(results) >= {"ap", "ap50", "images", "mpc", "mpc50", "rpc", "rpc50", "detector_sha256", "scored_sha256"}
+    assert list(results["corruptions"]) == ["fog", "contrast"]
+    assert results["images"] == 6
+    with Image.open(folder / "robustness.png") as image:
+        assert image.format == "PNG"
+
+    before = files_of(folder)
+    for name in ("corruptions/fog_5.json", "results.json", "robustness.csv"):
+        (folder / name).unlink()
+    again = command("evaluate", *arguments, "data.num_workers=1", "out=run", cwd=tmp_path).ok()
+    assert [line.split(":")[0] for line in again.stdout.splitlines() if "/5 " in line] == ["3/5 fog 5"]
+    after = files_of(folder)
+    assert {name for name in before if before[name] != after[name]} <= {"config.yaml", "results.json"}
+    assert json.loads(after["results.json"])["corruptions"] == results["corruptions"]
+
+    (folder / "results.json").unlink()  # cut off before its end
+    other = [*arguments, f"teacher.path={detectors / 'other.safetensors'}"]
+    message = command("evaluate", *other, cwd=tmp_path).error()
+    assert "clean.json: expected a run of this detector, data and seed" in message
+    assert "detector.weights_sha256" in message
+    assert "data.images" in command("evaluate", *arguments, "data.length=3", cwd=tmp_path).error()
+    assert "seed: 0 there, 1 here" in command("evaluate", *arguments, "corruptions.seed=1", cwd=tmp_path).error()
+    assert files_of(folder) == {name: content for name, content in after.items() if name != "results.json"}
+
+
+def test_the_folder_of_a_plain_evaluation(arguments: list[str], command: Command, tmp_path: Path) -> None:
+    command("evaluate", *arguments[1:4], "out=run", cwd=tmp_path).ok()
+    assert "keys that differ: ['corruptions'" in command("evaluate", *arguments, cwd=tmp_path).error()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("corruptions.names=[fog,rain]", "corruptions.names: expected some of gaussian_noise, "),
+        ("corruptions.names=[]", "corruptions.names: expected a list of some of"),
+        ("corruptions.severities=[6]", "corruptions.severities: expected some of 1, 2, 3, 4, 5, found 6"),
+        ("data.root=plain", "plain: expected images with boxes to score corruptions on, found images alone"),
+        ("data.root=empty", "found none"),
+        ("data.root=boxless", "boxless: expected images with boxes to score corruptions on, found none with a box that counts"),
+    ],
+)
+def test_mistakes(arguments: list[str], command: Command, tmp_path: Path, more: str, message: str) -> None:
+    for name in ("plain", "empty", "boxless"):
+        (tmp_path / name).mkdir()
+    for name in ("plain", "boxless"):
+        Image.new("RGB", (40, 40)).save(tmp_path / name / "a.png")
+    content: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "square"}]}
+    (tmp_path / "empty" / "instances.json").write_text(json.dumps(content))
+    content["images"] = [{"id": 1, "file_name": "a.png", "width": 40, "height": 40}]
+    (tmp_path / "boxless" / "instances.json").write_text(json.dumps(content))
+    assert message in command("evaluate", *arguments, more, cwd=tmp_path).error()
+    assert not (tmp_path / "run" / "results.json").exists()
+    assert not (tmp_path / "run" / "corruptions").exists()
