@@ -9,7 +9,7 @@ import torch
 from detkd.detectors.darknet.detector import yolov3_tiny
 from detkd.detectors.torchvision import FCOS, RetinaNet
 from detkd.errors import InputError
-from detkd.evaluation.feature_comparison import compare_features
+from detkd.evaluation.feature_comparison import Compared, compare_features
 from detkd.evaluation.feature_distance import channel_distance
 from detkd.evaluation.gradient_norm import gradient_norms
 from detkd.losses.regions import object_masks
@@ -45,6 +45,41 @@ def test_students_side_by_side_are_what_each_is_alone() -> None:
         assert all(torch.equal(a, b) for a, b in zip(found.distance, alone.distance))
         assert [h.shape for h in found.heat] == [(4, 4)] * 2
         assert alone.heat == []
+
+
+class Elsewhere(torch.Tensor):
+    """Stands for a tensor on an accelerator: what is made from it is one too, until it is brought to the CPU."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(function, types, args, kwargs)
+        return result.as_subclass(torch.Tensor) if function is torch.Tensor.cpu else result
+
+
+def tensors(compared: Compared) -> list[torch.Tensor]:
+    """All that a comparison holds."""
+    of = compared.students.values()
+    sums = [part for one in of for region in (one.distance, *one.gradients.values()) for part in region]
+    shown = [part for image, target in compared.shown for part in (image, target["boxes"], target["labels"])]
+    return [*sums, *(heat for one in of for heat in one.heat), *shown]
+
+
+def test_all_that_comes_back_is_on_the_cpu() -> None:
+    given: Any = [(image.as_subclass(Elsewhere), target) for image, target in samples(2)]
+    assert type(given[0][0] * 2) is Elsewhere
+    found = tensors(compare_features({"a": tiny(1)}, tiny(0), given, pictures=1))
+    assert len(found) == 3 + 2 * 3 + 1 + 3
+    assert {type(tensor) for tensor in found} == {torch.Tensor}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_detectors_on_a_gpu() -> None:
+    given: Any = [(i.cuda(), {k: v.cuda() for k, v in t.items()} if t else t) for i, t in samples(2)]
+    found = compare_features({"a": tiny(1).cuda()}, tiny(0).cuda(), given, pictures=1)
+    assert {tensor.device.type for tensor in tensors(found)} == {"cpu"}
+    expected = compare_features({"a": tiny(1)}, tiny(0), samples(2), pictures=1)
+    for a, b in zip(tensors(found), tensors(expected)):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
 def test_the_parts_are_those_of_their_functions() -> None:

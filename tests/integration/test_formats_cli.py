@@ -73,6 +73,21 @@ def test_trained_and_scored(make: Callable[[Path], None], command: Command, tiny
     assert set(again["per_class"]) == {"circle", "square", "cross"}
 
 
+def test_difficult_objects_can_be_looked_at(command: Command, detectors: Path, tmp_path: Path) -> None:
+    voc(tmp_path / "set")
+    for path in (tmp_path / "set/VOC2012/Annotations").glob("*.xml"):
+        path.write_text(path.read_text().replace("<difficult>0", "<difficult>1"))
+    files = [f"teacher.path={detectors / 'teacher.safetensors'}", f"students={detectors / 'other.safetensors'}"]
+    arguments = ["teacher=checkpoint", *files, "data=voc", "data.root=set", "pictures=0", "device=cpu"]
+    found = []
+    for difficult in ("false", "true"):
+        command("features", *arguments, f"data.difficult={difficult}", f"out=run_{difficult}", cwd=tmp_path).ok()
+        (student,) = json.loads((tmp_path / f"run_{difficult}" / "results.json").read_text())["students"].values()
+        found.append(student["distance"]["object"])
+    assert found[0] is None
+    assert found[1] > 0
+
+
 def test_what_is_wrong_is_said(command: Command, tiny_distill: list[str], detectors: Path, tmp_path: Path) -> None:
     voc(tmp_path / "set")
     teacher = ["teacher=checkpoint", f"teacher.path={detectors / 'teacher.safetensors'}", "out=out"]
@@ -82,6 +97,10 @@ def test_what_is_wrong_is_said(command: Command, tiny_distill: list[str], detect
     assert message.startswith("error: data.holdout: expected 0, since all images are scored")
     message = command("evaluate", *teacher, "data=voc", "data.root=set", "data.split=val", cwd=tmp_path).error()
     assert message.startswith("error: set: split: expected one of ['VOC2012/test', 'VOC2012/trainval'], got 'val'")
+    message = command("evaluate", *teacher, "data=voc", "data.root=set", "data.split=2012", cwd=tmp_path).error()
+    assert message.startswith("error: split: expected names, like trainval or [VOC2007/trainval,VOC2012/trainval]")
+    message = command("evaluate", *teacher, "data=coco", "data.root=set", "data.split=2017", cwd=tmp_path).error()
+    assert message == "error: split: expected one name with format=coco, found 2017\n"
     message = command("distill", *tiny_distill, "data=coco", "data.root=set", "out=out", cwd=tmp_path).error()
     assert message.startswith(
         "error: set/annotations/instances_train2017.json: expected the annotations of the split 'train2017'"

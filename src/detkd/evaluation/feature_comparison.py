@@ -33,9 +33,9 @@ class Comparison:
 
 @dataclass
 class Compared:
-    """All students on the same images.
+    """All students on the same images; every tensor is on the CPU.
 
-    students: a comparison by name. images: how many there were. shown: the first images (3, H, W) in [0, 1] and their objects, on the CPU.
+    students: a comparison by name. images: how many there were. shown: the first images (3, H, W) in [0, 1] and their objects.
     """
 
     students: dict[str, Comparison]
@@ -115,4 +115,7 @@ def compare_features(
                 known.heat.append(norms[pair.student][0].cpu())
     if number < 0:
         raise InputError("data: expected at least one image, found none")
+    for known in found.values():  # once: sums stay on the device while images go by
+        known.distance = known.distance.cpu()
+        known.gradients = {n: sums.cpu() for n, sums in known.gradients.items()}
     return Compared(found, number + 1, shown)

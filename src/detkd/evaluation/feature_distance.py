@@ -26,6 +26,10 @@ class RegionSums(NamedTuple):
         """The sums over both."""
         return RegionSums(*(a + b for a, b in zip(self, other)))
 
+    def cpu(self) -> RegionSums:
+        """The same on the CPU."""
+        return RegionSums(*(part.cpu() for part in self))
+
     def means(self) -> tuple[Tensor, Tensor]:
         """(C,) means over the object cells and over the background cells; NaN for a region without a cell."""
         return self.objects / self.cells[0], self.background / self.cells[1]
