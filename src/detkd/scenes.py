@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from detkd.data.scenes import write_coco
 from detkd.errors import InputError
@@ -14,11 +14,11 @@ from detkd.runtime.run import entry_point
 @entry_point("scenes")
 def main(cfg: DictConfig) -> Path:
     """Draw the scenes and write images/ and instances.json; a folder that holds something is left alone."""
-    numbers = {"images": [cfg.images], "seed": [cfg.seed], "image_size": list(cfg.image_size)}
-    for key, values in numbers.items():
-        if not all(isinstance(value, int) for value in values):
+    size = list(cfg.image_size) if isinstance(cfg.image_size, ListConfig) else [cfg.image_size] * 2
+    for key, values in {"images": [cfg.images], "seed": [cfg.seed], "image_size": size}.items():
+        if not all(type(value) is int for value in values):
             raise InputError(f"{key}: expected whole numbers, got {cfg[key]!r}")
-    folder = write_coco(cfg.out, cfg.images, cfg.seed, cfg.variant, tuple(cfg.image_size))
+    folder = write_coco(cfg.out, cfg.images, cfg.seed, cfg.variant, tuple(size))
     print(f"{folder}: {cfg.images} scenes of seed {cfg.seed}")
     return folder
 

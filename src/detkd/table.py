@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from detkd.errors import InputError
 from detkd.runtime.run import entry_point, write_json, write_text
@@ -16,7 +16,9 @@ def main(cfg: DictConfig) -> Table:
     """Read all runs below a folder; write table.md, table.csv and table.json there or where ``out`` says."""
     if cfg.runs is None:
         raise InputError("runs: expected a folder of runs, like runs=runs/terms/students, found none")
-    table = make_table(read_runs(cfg.runs, cfg.value), cfg.row_key, cfg.column_key, cfg.value, cfg.rows, cfg.columns)
+    table = make_table(
+        read_runs(cfg.runs, cfg.value), cfg.row_key, cfg.column_key, cfg.value, _names(cfg.rows), _names(cfg.columns)
+    )
     out = Path(cfg.out or cfg.runs)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "table.md", table.markdown(cfg.digits))
@@ -24,6 +26,11 @@ def main(cfg: DictConfig) -> Table:
     write_json(out / "table.json", table.to_json())
     print(table.markdown(cfg.digits))
     return table
+
+
+def _names(node: object) -> list[str] | None:
+    """Names of rows or columns as the command line gives them, one or several; numbers too, like seeds."""
+    return None if node is None else [str(name) for name in (node if isinstance(node, ListConfig) else [node])]
 
 
 if __name__ == "__main__":
