@@ -72,8 +72,7 @@ def _check_meta(path: Path, meta: Mapping[Any, Any]) -> None:
     version = meta.get("mmdet_version")
     if isinstance(version, str) and re.match(r"[01]\.", version):
         raise InputError(
-            f"{path}: expected weights of MMDetection 2 or later, found those of {version}: its anchors and classes have another order. "
-            "tools/model_converters/upgrade_model_version.py of MMDetection 2 makes new ones"
+            f"{path}: expected weights of MMDetection 2 or later, found those of {version}: its anchors and classes have another order"
         )
     for key in ("config", "cfg"):  # versions 2 and 3
         text = meta.get(key)
