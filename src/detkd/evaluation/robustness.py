@@ -1,5 +1,4 @@
-"""How much of its average precision a detector keeps on corrupted images (Michaelis et al., Benchmarking Robustness in Object
-Detection, 2019)."""
+"""How much of its AP a detector keeps on corrupted images (Michaelis et al., Benchmarking Robustness in Object Detection, 2019)."""
 
 from __future__ import annotations
 
