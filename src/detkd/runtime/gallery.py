@@ -9,8 +9,6 @@ Its source is in gallery_page/.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -26,6 +24,7 @@ from detkd.data.store import Store, open_store
 from detkd.disk import parse_json, replace_file
 from detkd.errors import InputError
 from detkd.runtime.run import RESULTS_FILE
+from detkd.runtime.static import fill_page
 
 _PAGE = Path(__file__).with_name("gallery_page")
 _SCRIPTS = ("set.js", "query.js", "dom.js", "grid.js", "histogram.js", "detail.js", "main.js")
@@ -72,16 +71,14 @@ def read_scores(root: Path) -> dict[str, Any]:
 
 def gallery_page() -> bytes:
     """The page, with its style and scripts in it, and a policy that allows these alone, by their checksums."""
-    style = (_PAGE / "page.css").read_text(encoding="utf-8")
     parts = [(_PAGE / name).read_text(encoding="utf-8") for name in _SCRIPTS]
-    script = '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
-    policy = (
-        f"default-src 'none'; img-src 'self' file: data:; script-src 'self' file: {_checksum(script)}; style-src {_checksum(style)}; "
-        "base-uri 'none'; form-action 'none'"
+    return fill_page(
+        (_PAGE / "page.html").read_text(encoding="utf-8"),
+        style=(_PAGE / "page.css").read_text(encoding="utf-8"),
+        script='"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n",
+        images="'self' file: data:",
+        scripts="'self' file: ",
     )
-    page = (_PAGE / "page.html").read_text(encoding="utf-8")
-    filled = {"policy": policy, "style": style, "script": script}
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], page).encode()
 
 
 def gallery_data(
@@ -175,7 +172,3 @@ def _short(value: float) -> float:
 def _finite(value: Any) -> Any:
     """The value, or None for a number that json does not have."""
     return None if isinstance(value, float) and value - value != 0 else value
-
-
-def _checksum(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
