@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from detkd.detectors.checkpoint import fingerprint, save_checkpoint
 from detkd.runtime import build, data
+from detkd.runtime.publish import publish, publish_student
 from detkd.runtime.run import claim, entry_point, finished, output_dir, write_results
 
 
@@ -31,7 +32,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
     # only now, when every part is known to fit, is the folder touched
     claim(cfg, folder)
     # only a detector's own loss is known to reach all of it
-    trainer = build.build_trainer(cfg, [], folder, partial="detection" not in cfg.loss)
+    trainer = build.build_trainer(cfg, [], folder, partial="detection" not in module.loss.terms)
     trainer.fit(module, datamodule)
     result = module.final_student("last" if cfg.select == "last" else "holdout")
     results = {}
@@ -41,6 +42,8 @@ def main(cfg: DictConfig) -> dict[str, object]:
         save_checkpoint(result, folder / "student.safetensors", about | {"seed": cfg.seed, "scores": scores})
         results = scores | {"student": "student.safetensors", "student_sha256": fingerprint(result)} | about
         write_results(folder, results)
+        publish_student(trainer.loggers, cfg, result)
+        publish(trainer.loggers, folder, results)
         print(f"student: {folder / 'student.safetensors'}\n{data.summary(scores)}")
     return results
 

@@ -14,6 +14,7 @@ from detkd.inversion.quality import Judge
 from detkd.runtime import build, store
 from detkd.runtime.figures import objects_figure
 from detkd.runtime.outputs import write_outputs
+from detkd.runtime.publish import publish
 from detkd.runtime.run import check_shared_folder, entry_point, keep_log, output_dir, record, write_results
 from detkd.runtime.verifier import VerifierCallback
 
@@ -71,6 +72,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
                 [read_trace(folder, index) for index in range(module.n_batches)], folder / "pictures" / "objects.png"
             )
         write_results(folder, results)
+        publish(trainer.loggers, folder, results)
     print(f"{folder}: {store.summary(results)}")
     return results
 

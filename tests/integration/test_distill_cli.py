@@ -164,8 +164,13 @@ def test_supervised_training_has_no_teacher(images: Path, tiny_distill: list[str
 @pytest.mark.slow
 def test_wandb_offline_keeps_the_run_on_disk(images: Path, tiny_distill: list[str], python: Command, tmp_path: Path) -> None:
     logger = ["logger=wandb", "logger.offline=true", "trainer.log_every_n_steps=1"]
-    python("distill", *tiny_distill, *logger, f"data.root={images}", "out=run", cwd=tmp_path).ok()
-    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    python("distill", *tiny_distill, *logger, f"data.root={images}", f"val.root={images}", "out=run", cwd=tmp_path).ok()
+    run = tmp_path / "run"
+    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
+    assert list((run / "wandb").glob("offline-run-*/files/media/images/student*.png"))
+    assert list((run / "wandb").glob("offline-run-*/files/media/table/results*.table.json"))
+    assert (run / "report" / "report.html").is_file()
+    assert "train/loss" in (run / "metrics.csv").read_text().splitlines()[0]
     assert load_checkpoint(tmp_path / "run" / "student.safetensors")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image as PilImage
 from PIL import ImageDraw, ImageFont
 from torch import Tensor
@@ -61,6 +61,15 @@ def save_picture(picture: Tensor, path: Path) -> None:
     replace_file(path, buffer.getvalue())
 
 
+def log_picture(loggers: Sequence[Logger], key: str, picture: Tensor, caption: str, step: int | None = None) -> None:
+    """Give a uint8 (3, h, w) picture to the loggers that take pictures: Weights & Biases and TensorBoard."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key, [picture.permute(1, 2, 0).cpu().numpy()], caption=[caption])
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(f"{key}/{caption}", picture.cpu().numpy(), step)
+
+
 class PictureCallback(lightning.Callback):
     """Write a grid of the images in work to ``folder`` and to the logger, and a filmstrip of each image when it is finished.
 
@@ -96,9 +105,7 @@ class PictureCallback(lightning.Callback):
         attempt = f"_attempt{work.attempt}" if work.attempt else ""
         name = f"batch{work.batch:04d}{attempt}_stage{work.stage}_{work.iteration + 1:05d}"
         save_picture(picture, self.folder / f"{name}.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("images", [picture.permute(1, 2, 0).cpu().numpy()], caption=[name])
+        log_picture(trainer.loggers, "images", picture, name, trainer.global_step)
         self._films.append(_small(images, self.side))
         if finished is not None:
             films, self._films = self._films, []

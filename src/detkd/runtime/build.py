@@ -12,7 +12,6 @@ import lightning
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from detkd.data.augment import Compose
@@ -22,6 +21,7 @@ from detkd.errors import InputError
 from detkd.inversion.stage import Stage
 from detkd.losses.composite import Composite
 from detkd.losses.weight_schedule import WeightSchedule
+from detkd.runtime.loggers import build_loggers
 from detkd.runtime.strategy import IndependentDDP
 
 
@@ -187,7 +187,7 @@ def build_trainer(
         settings["use_distributed_sampler"] = False
     if partial and strategy == "auto" and several_processes(node.devices, node.num_nodes):
         strategy = "ddp_find_unused_parameters_true"
-    loggers: list[Logger] = [instantiate(cfg.logger)] if cfg.get("logger") else []
+    loggers = build_loggers(cfg.get("logger"), folder)
     watchers = [*build_list(cfg.get("callbacks")), *callbacks]
     if "enable_progress_bar" not in node:
         # Lightning puts a bar where there is none

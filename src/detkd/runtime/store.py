@@ -42,6 +42,8 @@ BESIDE = (
     "hparams.yaml",
     "pictures",
     "wandb",
+    "tensorboard",
+    "report",
     "*.log",
     "*.out",
     "lightning_logs",
