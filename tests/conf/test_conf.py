@@ -31,7 +31,7 @@ EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 USED_BY = {
     "augmentation": {"invert": {"diode", "none"}, "distill": {"train", "mosaic", "tile", "multi_scale", "none"}},
     "callbacks": {"invert": {"invert", "none"}, "distill": {"distill", "none"}},
-    "data": {"distill": None, **dict.fromkeys(("evaluate", "features"), {"folder", "coco", "voc", "bdd100k"})},
+    "data": {"distill": None, **dict.fromkeys(("evaluate", "features", "export"), {"folder", "coco", "voc", "bdd100k"})},
     "image": {"invert": None},
     "layout": {"invert": None},
     "logger": {"invert": None, "distill": None},
@@ -64,7 +64,7 @@ USED_BY = {
     },
     "optimizer": {"distill": None},
     "sampling": {"invert": None},
-    "student": {"distill": None},
+    "student": {"distill": None, "export": None},
     "teacher": {"invert": None, "distill": None, "evaluate": None, "features": None},
     "trainer": {"invert": None, "distill": None},
     "warm_start": {"invert": None},

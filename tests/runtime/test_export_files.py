@@ -1,0 +1,102 @@
+"""The parts of runtime/export.py: folders that appear whole, and files that say something else than the student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from detkd.detectors.darknet.detector import yolov3_tiny
+from detkd.detectors.deploy import make_graph
+from detkd.errors import InputError
+from detkd.runtime.export import check_formats, check_weights, compare, export_student, read_images, replacing_folder
+from detkd.runtime.provenance import Provenance
+
+CFG = OmegaConf.create({"nms": False, "data": {"root": None, "length": 3}})
+
+
+@pytest.fixture(scope="module")
+def student() -> Any:
+    torch.manual_seed(0)
+    return yolov3_tiny(("cat", "dog"), (32, 32), width=0.0625).eval()
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with replacing_folder(folder) as work:
+        (work / "a").write_text("1")
+        assert not folder.exists()
+    assert [p.name for p in folder.iterdir()] == ["a"]
+
+    def fail() -> None:
+        with replacing_folder(folder) as work:
+            (work / "b").write_text("2")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [p.name for p in folder.iterdir()] == ["a"]
+    with replacing_folder(folder) as work:
+        (work / "c").write_text("3")
+    assert [p.name for p in folder.iterdir()] == ["c"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_compare_sees_every_image_alone_and_together(student: Any) -> None:
+    graph, images, sizes = make_graph(student, raw=True), torch.rand(3, 3, 32, 32), []
+
+    def run(batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        sizes.append(len(batch))
+        return graph(batch)
+
+    parity = compare(graph, run, images)
+    assert sizes == [1, 2]
+    assert parity.failures() == []
+    assert set(parity.outputs) == {"boxes", "scores", "raw_box", "raw_cls", "raw_obj"}
+    assert all(of.absolute == 0 for of in parity.outputs.values())
+
+
+@pytest.mark.parametrize(("name", "by"), [("raw_box", 0.1), ("scores", 0.01), ("boxes", 1.0)])
+def test_compare_finds_what_is_off(student: Any, name: str, by: float) -> None:
+    graph = make_graph(student, raw=True)
+    parity = compare(graph, lambda batch: (of := graph(batch)) | {name: of[name] + by}, torch.rand(2, 3, 32, 32))
+    assert any(failure.startswith(name) for failure in parity.failures())
+
+
+def test_a_file_that_says_something_else_leaves_nothing(student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(folder: Path, *_: Any) -> None:
+        raise InputError("model.weights: expected the student's outputs")
+
+    monkeypatch.setattr("detkd.runtime.export.check_darknet", wrong)
+    with pytest.raises(InputError, match=r"model\.weights"):
+        export_student(CFG, student, ["darknet"], torch.rand(1, 3, 32, 32), Provenance(), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_are_scenes_where_no_folder_is_given(student: Any) -> None:
+    images = read_images(CFG, student.spec)
+    assert images.shape == (3, 3, 32, 32)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert torch.equal(images, read_images(CFG, student.spec))
+
+
+def test_formats_once_each(student: Any) -> None:
+    assert check_formats(OmegaConf.create(["darknet", "exported_program", "darknet"]), student) == [
+        "darknet",
+        "exported_program",
+    ]
+    assert check_formats("darknet", student) == ["darknet"]
+
+
+@pytest.mark.parametrize("node", [{"path": "a"}, {"weights": "a.weights"}, {}])
+def test_students_with_weights(node: dict[str, str]) -> None:
+    check_weights(OmegaConf.create(node))
+
+
+def test_students_without() -> None:
+    with pytest.raises(InputError, match="an architecture alone"):
+        check_weights(OmegaConf.create({"weights": None, "detector": {}}))
