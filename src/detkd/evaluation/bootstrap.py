@@ -1,0 +1,89 @@
+"""How sure scores are: intervals from draws of the images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from detkd.evaluation.coco import IOU_THRESHOLDS
+from detkd.evaluation.matching import AREAS, Floats, Scene, match_class
+from detkd.evaluation.precision import matched_precision
+
+SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score on the images as they are, and the interval of it; all None where it is not defined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Scores of R draws of the images, NaN where they are not defined; the first is the images as they are.
+
+    scores: (6, R) in the order of ``SCORES``. per_class: (K, R) AP of the classes that have a box, by ``labels``. images: (K,) how many
+    images have a box of the class.
+    """
+
+    labels: list[int]
+    scores: Floats
+    per_class: Floats
+    images: list[int]
+
+
+def draw_images(images: int, resamples: int, seed: int) -> Floats:
+    """(1 + resamples, images) how often each draw has each image: once in the first, and then as in draws with replacement."""
+    if resamples < 1:
+        raise ValueError(f"expected at least one resample, got {resamples}")
+    drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
+    return np.concatenate([np.ones((1, images)), drawn])
+
+
+def bootstrap(scene: Scene, weights: Floats) -> Draws:
+    """Score draws of the images.
+
+    Args:
+        scene: see :func:`~detkd.evaluation.matching.make_scene`. weights: (R, images), see :func:`draw_images`; the same for two detectors
+            makes their differences paired.
+
+    Matching does not depend on which other images there are, so it is done once; a draw only counts anew. A class without a box in a draw is
+    left out of its mean.
+    """
+    labels, areas = scene.labels, list(AREAS.values())
+    total = np.zeros((len(areas), len(IOU_THRESHOLDS), len(weights)))
+    known = np.zeros_like(total)
+    per_class = np.full((len(labels), len(weights)), np.nan)
+    images: list[int] = []
+    for k, label in enumerate(labels):
+        matches = match_class(scene, label, IOU_THRESHOLDS, areas)
+        images.append(int((matches.positives[0] > 0).sum()))
+        for a in range(len(areas)):
+            if not matches.positives[a].any():
+                continue
+            found = np.stack([matched_precision(matches, t, a, weights) for t in range(len(IOU_THRESHOLDS))])  # (T, R)
+            total[a] += np.nan_to_num(found)
+            known[a] += ~np.isnan(found)
+            if a == 0:
+                per_class[k] = found.mean(0)
+    mean = np.where(known > 0, total / np.maximum(known, 1), np.nan)  # (A, T, R)
+    every = mean.mean(1)  # (A, R)
+    scores = np.stack([every[0], mean[0, 0], mean[0, IOU_THRESHOLDS.index(0.75)], *every[1:]])
+    return Draws(labels, scores, per_class, images)
+
+
+def interval(draws: Floats, level: float = LEVEL) -> Interval:
+    """The first of (R,) draws, and the quantiles of the others that leave ``level`` between them.
+
+    Source: the percentile interval, Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    """
+    rest = draws[1:][~np.isnan(draws[1:])]
+    if np.isnan(draws[0]) or not len(rest):
+        return Interval(None, None, None)
+    low, high = np.quantile(rest, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(draws[0]), float(low), float(high))

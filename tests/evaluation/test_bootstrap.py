@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from detkd.evaluation.bootstrap import SCORES, Interval, bootstrap, draw_images, interval
+from detkd.evaluation.coco import score
+from detkd.evaluation.matching import make_scene
+
+
+def problem(seed: int, images: int = 12) -> tuple[list[Any], list[Any]]:
+    """Boxes of all sizes and two classes, found now and then; scores without ties."""
+    g = np.random.default_rng(seed)
+    detections, truths = [], []
+    for _ in range(images):
+        n = int(g.integers(1, 5))
+        corner, side = g.integers(0, 200, (n, 2)), g.integers(8, 150, (n, 2))
+        boxes = torch.tensor(np.concatenate([corner, corner + side], 1)).float()
+        labels = torch.tensor(g.integers(0, 2, n))
+        moved = boxes + torch.tensor(g.integers(-10, 10, (n, 4)))
+        moved[:, 2:] = torch.maximum(moved[:, 2:], moved[:, :2] + 2)
+        truths.append({"boxes": boxes, "labels": labels})
+        detections.append({"boxes": moved, "labels": labels, "scores": torch.tensor(g.random(n))})
+    return detections, truths
+
+
+def test_draws_are_scores_of_the_images_drawn() -> None:
+    detections, truths = problem(0)
+    weights = draw_images(12, 5, seed=3)
+    draws = bootstrap(make_scene(detections, truths), weights)
+    assert draws.scores.shape == (6, 6)
+    for r, row in enumerate(weights.astype(int)):
+        images = [i for i, count in enumerate(row) for _ in range(count)]
+        expected = score([detections[i] for i in images], [truths[i] for i in images], ("a", "b"))
+        found = [None if np.isnan(v) else v for v in draws.scores[:, r]]
+        assert found == pytest.approx([getattr(expected, name) for name in SCORES], abs=1e-6)
+        assert draws.per_class[:, r] == pytest.approx(list(expected.per_class.values()), abs=1e-6)
+    assert draws.labels == [0, 1]
+    assert draws.images == [sum(bool((t["labels"] == label).any()) for t in truths) for label in (0, 1)]
+
+
+def test_draws_go_by_the_seed() -> None:
+    weights = draw_images(7, 100, seed=0)
+    assert weights.shape == (101, 7)
+    assert (weights.sum(1) == 7).all()
+    assert (weights[0] == 1).all()
+    assert np.array_equal(weights, draw_images(7, 100, seed=0))
+    assert not np.array_equal(weights, draw_images(7, 100, seed=1))
+    assert weights[1:].mean(0) == pytest.approx(1, abs=0.4)
+    with pytest.raises(ValueError, match="at least one resample"):
+        draw_images(7, 0, seed=0)
+
+
+def test_intervals() -> None:
+    draws = np.asarray([0.5, *np.linspace(0, 1, 101), np.nan])
+    assert interval(draws) == Interval(0.5, pytest.approx(0.025), pytest.approx(0.975))
+    assert interval(np.asarray([np.nan, 0.1])) == Interval(None, None, None)
+    assert interval(np.asarray([0.1, np.nan])) == Interval(None, None, None)
+
+
+def test_the_same_detector_differs_by_nothing_and_pairing_narrows() -> None:
+    detections, truths = problem(1, images=40)
+    worse = [{k: v[: max(1, len(v) - 1)] for k, v in d.items()} for d in detections]
+    weights = draw_images(40, 200, seed=0)
+    first, same, less = (bootstrap(make_scene(d, truths), weights).scores for d in (detections, detections, worse))
+    assert interval(first[1] - same[1]) == Interval(0.0, 0.0, 0.0)
+    paired = interval(less[1] - first[1])
+    apart = interval(less[1] - bootstrap(make_scene(detections, truths), draw_images(40, 200, seed=9)).scores[1])
+    assert paired.value == pytest.approx(less[1, 0] - first[1, 0])
+    assert less[1, 0] < first[1, 0]
+    assert paired.high - paired.low < apart.high - apart.low  # type: ignore[operator]
+
+
+def test_empty_detections_and_a_size_without_boxes() -> None:
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "scores": torch.zeros(0)}
+    truth = {"boxes": torch.tensor([[0.0, 0, 9, 9]]), "labels": torch.tensor([0])}
+    draws = bootstrap(make_scene([nothing, nothing], [truth, nothing]), np.asarray([[1.0, 1.0], [0.0, 2.0]]))
+    assert draws.scores[:4, 0].tolist() == [0, 0, 0, 0]
+    assert np.isnan(draws.scores[4:, 0]).all()
+    assert np.isnan(draws.scores[:, 1]).all()  # the draw has no box
