@@ -75,4 +75,4 @@ def test_processes_that_others_start_must_be_told_the_folder(command: Command, t
     environment = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
     message = command("invert", *tiny, cwd=tmp_path, env=environment).error()
     assert "out: expected a folder that all processes share, like out=DIR" in message
-    assert list(tmp_path.iterdir()) == [] or not list(tmp_path.rglob("manifest.json"))
+    assert not list(tmp_path.rglob("manifest.json"))
