@@ -16,7 +16,21 @@ from detkd.runtime.run import config_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md")])
-COMMANDS = ("invert", "tile", "distill", "evaluate", "gallery", "status", "scenes", "table", "features", "analyze", "compare", "report")
+COMMANDS = (
+    "invert",
+    "tile",
+    "distill",
+    "evaluate",
+    "gallery",
+    "status",
+    "scenes",
+    "table",
+    "features",
+    "analyze",
+    "compare",
+    "report",
+    "export",
+)
 # docs/methods/<name>.md is about the term losses/<name>.py, or about these components
 COMPONENTS = {
     "image": ["detkd.inversion.image"],
