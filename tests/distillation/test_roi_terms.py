@@ -12,6 +12,8 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from detkd.data.datamodule import collate
@@ -62,6 +64,21 @@ def fit(module: DistillationModule, data: Any, ckpt: Path | None = None, **argum
         warnings.simplefilter("ignore")
         trainer.fit(module, DataLoader(data, batch_size=2, collate_fn=collate), ckpt_path=None if ckpt is None else str(ckpt))
     return trainer
+
+
+def test_queues_and_the_teacher_are_not_sent_between_processes(tmp_path: Path) -> None:
+    """DistributedDataParallel sends buffers from the first process in every step; a queue is 42 MB at its default size."""
+    module = DistillationModule(*pair("faster_rcnn"), composite("faster_rcnn", "none"), SGD, ema_decay=None)
+    module.setup("fit")
+    distributed.init_process_group("gloo", init_method=(tmp_path / "meet").as_uri(), rank=0, world_size=1)
+    try:
+        sent = set(DistributedDataParallel(module).named_module_buffers)
+    finally:
+        distributed.destroy_process_group()
+    own = {f"student.{name}" for name, _ in module.student.named_buffers()}  # type: ignore[attr-defined]
+    assert own
+    assert sent == own
+    assert any("queues.0.rows" in name for name, _ in module.named_buffers())
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "fcos"])

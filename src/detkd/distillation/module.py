@@ -120,6 +120,7 @@ class DistillationModule(pl.LightningModule):
             if self.ema is not None:
                 self.ema.start(self.student)
             self._loss_is_set_up = True
+            self._ddp_params_and_buffers_to_ignore = self._buffers_not_sent()  # DistributedDataParallel looks for this name
 
     def configure_optimizers(self) -> Any:
         """One optimiser over student and loss; warm-up and cosine, stepped with it."""
@@ -244,6 +245,18 @@ class DistillationModule(pl.LightningModule):
             )
         best = checkpoint.get("best", {"loss": float("inf"), "state_dict": None})
         self._best_loss, self._best_state = best["loss"], best["state_dict"]
+
+    def _buffers_not_sent(self) -> list[str]:
+        """Names of buffers that DistributedDataParallel need not send from the first process to all before each step.
+
+        These are the teacher's, which never change, and of modules that say ``same_everywhere``, which change alike on every process.
+        """
+        return [
+            f"{prefix}.{name}"
+            for prefix, module in self.named_modules()
+            if prefix.split(".")[0] == "teacher" or getattr(module, "same_everywhere", False)
+            for name, _ in module.named_buffers(recurse=False)
+        ]
 
     def _final(self) -> Detector:
         return self.student if self.ema is None else self.ema.detector

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 class FeatureQueue(nn.Module):
     """The last ``size`` rows of ``width`` numbers that were put in; empty at first.
 
+    Every process puts the same rows in, so DistributedDataParallel need not send the buffer (``same_everywhere``).
     Part of the state dict: the rows as a buffer, and the place of the next row and the number of rows as extra state. These two are Python
     numbers in use, so that nothing waits for the device. Raises ValueError unless size and width are positive.
     """
 
     rows: Tensor
+    same_everywhere = True
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
