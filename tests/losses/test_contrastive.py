@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ from detkd.errors import InputError
 from detkd.losses.composite import Composite
 from detkd.losses.contrastive import Contrastive
 from detkd.losses.info_nce import Candidates, info_nce
-from detkd.losses.rois import at_sites, paired_rois, student_rois
+from detkd.losses.rois import at_sites, at_strides, paired_rois, student_rois
 from detkd.losses.step import Step
-from detkd.structures import Target
+from detkd.structures import Prediction, Target
 
 SMALL: dict[str, Any] = {"classes": ("cat", "dog"), "image_size": (64, 64), "backbone": "resnet18", "width": 0.25}
 ROI: dict[str, Any] = {"channels": 16, "anchor_size": 8, "proposals": 24, "train_proposals": 24}
@@ -46,7 +47,7 @@ def term_for(student: Any, teacher: Any, **options: Any) -> Contrastive:
 def test_value_of_the_first_two_steps(kind: str) -> None:
     student, teacher, images, wanted = made(kind)
     term = term_for(student, teacher)
-    queue = torch.zeros(0, 8)
+    queue = torch.zeros(0, 8)  # in training mode
     for _ in range(2):
         step = Step(images, wanted, teacher, teacher(images), student, student(images))
         value = term(step)["contrastive"]
@@ -104,10 +105,14 @@ def test_the_queue_fills_in_training_alone_and_is_in_the_state_dict() -> None:
     assert term.queues[0].filled == 0
     torch.testing.assert_close(term.train()(step)["contrastive"], before)  # filled after the loss is taken
     assert term.queues[0].filled == 24
-    assert term(step)["contrastive"] > before  # more negatives
     again = term_for(student, teacher)
     again.load_state_dict(term.state_dict())
-    torch.testing.assert_close(again.eval()(step), term.eval()(step))
+    full = term(step)["contrastive"]
+    assert full > before  # more negatives
+    torch.testing.assert_close(again(step)["contrastive"], full)
+    # on held-out images the batch alone counts, so that looks compare however full the queue is
+    torch.testing.assert_close(term.eval()(step)["contrastive"], before)
+    assert term.queues[0].filled == 48
     assert any(name.startswith("queues.0") for name in term.state_dict())
 
 
@@ -125,6 +130,55 @@ def test_heads_and_a_shared_projection() -> None:
         value = term(Step(images, wanted, teacher, teacher(images), student, student(images)))["contrastive"]
         value.backward()
         assert all(p.grad is not None for p in term.parameters())
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "fcos"])
+@pytest.mark.parametrize("branch", ["cls", "sum"])
+def test_a_dense_teacher_gives_the_cell_of_its_tower(kind: str, branch: Any) -> None:
+    student, _, images, wanted = made(kind)
+    teacher = RetinaNet(**SMALL | {"classes": ("cat", "dog", "cow")}, channels=32, anchor_size=8).eval()
+    term = term_for(student, teacher, branch=branch)
+    for targets in (wanted, None):  # boxes of labels, and of the teacher's detections
+        step = Step(images, targets, teacher, teacher(images), student, student(images))
+        value = term.eval()(step)["contrastive"]
+        assert step.student_prediction is not None
+        assert step.teacher_prediction is not None
+        boxes, sites = student_rois(step, 12, 0.5, 0.3)
+        cls, box = teacher.towers(step.teacher_prediction)
+        maps = cls if branch == "cls" else [c + b for c, b in zip(cls, box)]
+        rows = []
+        for image, of_image in enumerate(sites):
+            for site in of_image.tolist():
+                for level, (height, width, anchors) in enumerate(step.student_prediction.sizes):
+                    if site < height * width * anchors:
+                        cell = site // anchors
+                        rows.append(maps[level][image, :, cell // width, cell % width])
+                        break
+                    site -= height * width * anchors
+        mine = student.towers(step.student_prediction)
+        of_student = mine[0] if branch == "cls" else [c + b for c, b in zip(*mine)]
+        seen = at_sites(of_student, step.student_prediction.sizes, sites)
+        number = torch.tensor([i for i, b in enumerate(boxes) for _ in b])
+        projected = term.teacher_projections[0](torch.stack(rows).detach())
+        none = torch.zeros(0, 8)
+        expected = info_nce(term.student_projections[0](seen), projected, none, Candidates(torch.cat(boxes), number))
+        torch.testing.assert_close(value, expected.loss)
+    value.backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in student.parameters())
+
+
+def test_levels_of_dense_detectors_are_paired_by_stride() -> None:
+    maps = [torch.zeros(1, 3, size, size) for size in (8, 4, 2)]
+    of, like = (
+        Prediction({}, tuple((64 // s, 64 // s, a) for s in strides), strides, {}, (64, 64))
+        for strides, a in (((8, 16, 32), 9), ((16, 32), 1))
+    )
+    assert [m is n for m, n in zip(at_strides(maps, of, like, "contrastive"), maps[1:])] == [True, True]
+    with pytest.raises(InputError, match=r"loss 'contrastive': .* strides \[8, 16, 32\], found \[16, 32\]"):
+        at_strides(maps[1:], like, of, "contrastive")
+    with pytest.raises(InputError, match="on images of"):
+        at_strides(maps, of, replace(like, sizes=((5, 4, 1), (2, 2, 1))), "contrastive")
 
 
 @pytest.mark.parametrize("kind", STUDENTS)
@@ -166,7 +220,9 @@ def test_setup_and_options() -> None:
     with pytest.raises(InputError, match=r"loss 'contrastive': .* found a SSD.*FasterRCNN"):
         Contrastive().setup(SSD("ssdlite320_mobilenet_v3_large", ("cat", "dog"), (96, 96)), teacher)
     with pytest.raises(InputError, match="expected a teacher with a RoI head"):
-        Contrastive().setup(STUDENTS["fcos"](), STUDENTS["retinanet"]())
+        Contrastive().setup(STUDENTS["faster_rcnn"](), STUDENTS["retinanet"]())
+    with pytest.raises(InputError, match="expected a teacher with a RoI head"):
+        Contrastive().setup(STUDENTS["fcos"](), SSD("ssdlite320_mobilenet_v3_large", ("cat", "dog"), (96, 96)))
     with pytest.raises(InputError, match="found no student"):
         Contrastive().setup(None, teacher)
     bad = {

@@ -134,6 +134,36 @@ def test_term_is_the_formula_on_pooled_features(kind: str) -> None:
     assert value.dtype == torch.float32
 
 
+@pytest.mark.parametrize("kind", ["retinanet", "fcos"])
+def test_a_dense_teacher_is_read_at_the_level_of_the_boxs_size(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    student, teacher = STUDENTS[kind]().eval(), RetinaNet(classes=("cat",), channels=32, anchor_size=8, **SMALL).eval()
+    term = SGFI(per_image=8)
+    term.setup(student, teacher)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    step = Step(images, None, teacher, teacher(images), student, student(images))
+    assert step.teacher_prediction is not None
+    assert step.student_prediction is not None
+    boxes = [torch.tensor([[0.0, 0, 60, 60], [0, 0, 120, 120], [4, 4, 20, 300]]), torch.tensor([[0.0, 0, 230, 230]])]
+    levels = [("p3", 8), ("p3", 8), ("p3", 8), ("p4", 16)]  # below 224 pixels the finest there is
+    monkeypatch.setattr(term, "_boxes", lambda _: boxes)
+    value = term(step)["sgfi"]
+    rois = torch.cat([torch.cat([torch.full((len(b), 1), float(i)), b], 1) for i, b in enumerate(boxes)])  # (R, 5)
+    with torch.no_grad():
+        maps = step.teacher_prediction.features
+        theirs = torch.cat([roi_align(maps[name], row[None], 7, 1 / stride, 2) for row, (name, stride) in zip(rois, levels)])
+        own = step.student_prediction.features
+        mine = torch.stack([roi_align(own[f"p{i}"], rois, 7, 1 / 2**i, 2) for i in range(3, 8)], 1)
+        adapted = torch.stack([term.adapter(level) for level in mine.unbind(1)], 1)
+        keys, key = torch.stack([term.embed(level) for level in adapted.unbind(1)], 1), term.embed(theirs)
+    assert value.item() == pytest.approx(reference(adapted, theirs, keys, key, 1.0), rel=1e-4)
+    monkeypatch.undo()
+    term(step)["sgfi"].backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in term.parameters())
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in student.parameters())
+
+
 @pytest.mark.parametrize("kind", STUDENTS)
 def test_gradient_reaches_student_and_term_alone(kind: str) -> None:
     term, student, teacher, step = made(kind)
@@ -167,7 +197,7 @@ def test_setup_leaves_detectors_alone_and_says_what_is_missing() -> None:
     assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
     assert student.training
     with pytest.raises(InputError, match=r"loss 'sgfi': expected a teacher with a RoI head.*FasterRCNN"):
-        SGFI().setup(student, STUDENTS["fcos"]())
+        SGFI().setup(student, STUDENTS["fcos"]())  # a dense teacher serves dense students alone
     with pytest.raises(InputError, match=r"loss 'sgfi': .* found a SSD.*: .*FasterRCNN, .*FCOS, RetinaNet"):
         SGFI().setup(SSD("ssdlite320_mobilenet_v3_large", ("cat",), (96, 96)), teacher)
     with pytest.raises(InputError, match=r"loss.sgfi.per_image"):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detkd.detectors.modes import looking
+from detkd.detectors.modes import looking, probe
 from detkd.detectors.protocol import DenseHead, Detector, TwoStage
 from detkd.errors import InputError
 from detkd.losses.connectors import full
@@ -17,7 +17,7 @@ from detkd.losses.gather import gather_rows
 from detkd.losses.info_nce import Candidates, InfoNCE, info_nce
 from detkd.losses.queue import FeatureQueue
 from detkd.losses.reduce import rank
-from detkd.losses.rois import at_sites, check_families, check_per_image, mean_over_stages, paired_rois, student_rois
+from detkd.losses.rois import at_sites, at_strides, check_families, check_per_image, mean_over_stages, paired_rois, student_rois
 from detkd.losses.step import Step
 
 Head = Literal["linear", "mlp"]
@@ -37,8 +37,10 @@ class Contrastive(nn.Module):
     """The student's feature of a box is nearer to the teacher's of that box than to those of others; see :func:`~detkd.losses.info_nce.info_nce`.
 
     The teacher's feature is the last fully connected layer of its RoI head. Of a two-stage student it is the same of its own, on the
-    teacher's proposals, stage by stage; of a dense student the last layer of a tower at the site of a box of its own. Each side has a trained
+    teacher's proposals, stage by stage; of a dense student the last layer of a tower at the site of a box of its own. A dense teacher of a
+    dense student gives the last layer of the same tower in the same cell of the level of that stride. Each side has a trained
     projection, and each stage a queue of projected teacher features, of all processes, which is filled in training after the loss is taken.
+    In eval mode the batch alone gives negatives, so that losses on held-out images compare.
 
     Args:
         gamma: temperature of the critic exp(cos / gamma). width: of the projections. queue: features remembered.
@@ -90,16 +92,16 @@ class Contrastive(nn.Module):
     def setup(self, student: Detector | None, teacher: Detector | None) -> None:
         """Build projections and empty queues, one a stage, from one blank image, which leaves both detectors as they were.
 
-        Raises InputError unless the teacher is two-stage and the student too or dense, and where ``shared`` meets widths that differ. Classes
-        may differ.
+        Raises InputError unless the teacher is two-stage and the student too or dense, or both are dense with levels of the same strides;
+        and where ``shared`` meets widths that differ. Classes may differ.
         """
-        check_families(student, teacher, _TERM, same_classes=False)
+        check_families(student, teacher, _TERM, same_classes=False, dense_teacher=True)
         assert student is not None
-        assert isinstance(teacher, TwoStage)
-        blank = next(student.parameters()).new_zeros(1, 3, *student.spec.image_size)
+        assert teacher is not None
+        size = student.spec.image_size
+        blank = next(student.parameters()).new_zeros(1, 3, *size)
         with looking(student), looking(teacher):
-            images = Step(blank, None, teacher, teacher(blank), student, student(blank))
-            stages = self._embeddings(images)
+            stages = self._embeddings(Step(blank, None, teacher, probe(teacher, size), student, probe(student, size)))
         for embedded in stages:
             mine, theirs = embedded.student.shape[1], embedded.teacher.shape[1]
             if self.shared and mine != theirs:
@@ -130,7 +132,8 @@ class Contrastive(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             projected = theirs(features)  # (N, D)
             student = mine(full(embedded.student))  # (R, D)
-            found = info_nce(student, projected, queue.read(), Candidates(boxes, images, first), self.gamma, self.iou)
+            past = queue.read() if self.training else queue.rows[:0]
+            found = info_nce(student, projected, past, Candidates(boxes, images, first), self.gamma, self.iou)
             if self.training:
                 queue.put(F.normalize(projected.detach(), dim=1))
         return found
@@ -142,12 +145,16 @@ class Contrastive(nn.Module):
             return [Embedded(rois.boxes, rois.student.embedding, full(rois.teacher.embedding.detach())) for rois in stages]
         student, teacher, mine, theirs = step.student, step.teacher, step.student_prediction, step.teacher_prediction
         assert isinstance(student, DenseHead)
-        assert isinstance(teacher, TwoStage)
         assert mine is not None
         assert theirs is not None
         boxes, sites = student_rois(step, self.per_image, self.positive_iou, self.score_threshold)
         with torch.no_grad():
-            seen = teacher.roi_head(teacher.pool(theirs, boxes)).embedding
+            if isinstance(teacher, TwoStage):
+                seen = teacher.roi_head(teacher.pool(theirs, boxes)).embedding
+            else:
+                assert isinstance(teacher, DenseHead)
+                known = at_strides(_branch(teacher.towers(theirs), self.branch), theirs, mine, _TERM)
+                seen = at_sites(known, mine.sizes, sites)
         maps = _branch(student.towers(mine), self.branch)
         return [Embedded(boxes, at_sites(maps, mine.sizes, sites), full(seen))]
 

@@ -13,7 +13,7 @@ from detkd.detectors.capabilities import detectors_with, require
 from detkd.detectors.protocol import DenseHead, Detector, TwoStage
 from detkd.errors import InputError
 from detkd.losses.step import Step
-from detkd.structures import RoI, Target
+from detkd.structures import Prediction, RoI, Target
 
 
 class PairedRoIs(NamedTuple):
@@ -43,8 +43,13 @@ def check_classes(student: Detector, teacher: Detector, term: str) -> None:
         )
 
 
-def check_families(student: Detector | None, teacher: Detector | None, term: str, same_classes: bool = True) -> None:
-    """Raises InputError unless the teacher is two-stage, the student too or dense, and, where compared, classes are the same."""
+def check_families(
+    student: Detector | None, teacher: Detector | None, term: str, same_classes: bool = True, dense_teacher: bool = False
+) -> None:
+    """Raises InputError unless the teacher is two-stage, the student too or dense, and, where compared, classes are the same.
+
+    dense_teacher: of a dense student the teacher may be dense as well.
+    """
     if student is not None and not isinstance(student, TwoStage | DenseHead):
         names = [*detectors_with(TwoStage), *detectors_with(DenseHead)]
         raise InputError(
@@ -54,7 +59,11 @@ def check_families(student: Detector | None, teacher: Detector | None, term: str
     if student is None or isinstance(student, TwoStage):
         check_pair(student, teacher, term, same_classes)
         return
-    theirs = require(teacher, TwoStage, term, "teacher")
+    theirs: Detector
+    if dense_teacher and isinstance(teacher, DenseHead):
+        theirs = teacher
+    else:
+        theirs = require(teacher, TwoStage, term, "teacher")
     if same_classes:
         check_classes(student, theirs, term)
 
@@ -119,6 +128,22 @@ def student_rois(step: Step, per_image: int, iou: float, score_threshold: float)
         step.shared[key] = SiteRoIs([of_image[index] for of_image, index in zip(boxes, sites)], sites)
     rois: SiteRoIs = step.shared[key]
     return rois
+
+
+def at_strides(maps: Sequence[Tensor], of: Prediction, like: Prediction, term: str) -> list[Tensor]:
+    """Of the maps of a dense detector, one a level of its prediction ``of``, those at the strides of another prediction ``like``.
+
+    Raises InputError where there is none of that stride, or one of another size.
+    """
+    by_stride = dict(zip(of.strides, maps, strict=True))
+    found = [by_stride.get(stride) for stride in like.strides]
+    sizes = [None if m is None else tuple(m.shape[-2:]) for m in found]
+    if sizes != [(height, width) for height, width, _ in like.sizes]:
+        raise InputError(
+            f"loss '{term}': expected a teacher whose head has the student's levels, of strides {list(like.strides)}, found "
+            f"{list(of.strides)} on images of {like.image_size}"
+        )
+    return [m for m in found if m is not None]
 
 
 def at_sites(maps: Sequence[Tensor], sizes: Sequence[tuple[int, int, int]], sites: Sequence[Tensor]) -> Tensor:

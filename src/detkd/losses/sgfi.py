@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from detkd.detectors.modes import looking
+from detkd.detectors.modes import looking, probe
 from detkd.detectors.protocol import Detector, TwoStage
 from detkd.errors import InputError
 from detkd.losses.connectors import full, neck_strides
 from detkd.losses.reduce import mean_count
+from detkd.losses.regions import box_levels
 from detkd.losses.rois import check_families, check_per_image, student_rois
 from detkd.losses.step import Step
 from detkd.structures import Prediction
@@ -48,7 +49,8 @@ def sgfi_loss(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
 class SGFI(nn.Module):
     """The student's features of a box, of all levels, weighed by likeness, repeat the teacher's; see :func:`sgfi_loss`.
 
-    Boxes are the teacher's proposals, or of a dense student its own boxes. The teacher's feature is RoIAlign (7x7) from the box's own level; the
+    Boxes are the teacher's proposals, or of a dense student its own boxes. The teacher's feature is RoIAlign (7x7) from the box's own level, of a
+    dense teacher that of :func:`~detkd.losses.regions.box_levels`; the
     student's from every level, through a 1x1 convolution to the teacher's channels. Both are embedded by the same two convolutions of stride 2.
 
     Args:
@@ -75,36 +77,36 @@ class SGFI(nn.Module):
     def setup(self, student: Detector | None, teacher: Detector | None) -> None:
         """Build adapter and embedding from one blank image, which leaves both detectors as they were.
 
-        Raises InputError unless the teacher is two-stage and the student too or dense. Classes may differ.
+        Raises InputError unless the teacher is two-stage and the student too or dense, or both are dense. Classes may differ.
         """
-        check_families(student, teacher, _TERM, same_classes=False)
+        check_families(student, teacher, _TERM, same_classes=False, dense_teacher=True)
         assert student is not None
-        assert isinstance(teacher, TwoStage)
-        blank = next(student.parameters()).new_zeros(1, 3, *student.spec.image_size)
-        box = [blank.new_tensor([[0.0, 0.0, 16.0, 16.0]])]
+        assert teacher is not None
+        parameter, size = next(student.parameters()), student.spec.image_size
+        box = [parameter.new_tensor([[0.0, 0.0, 16.0, 16.0]])]
         with looking(student), looking(teacher):
-            source = _every_level(student, student(blank), box).shape[2]
-            channels = teacher.pool(teacher(blank), box).shape[1]
+            source = _every_level(student, probe(student, size), box).shape[2]
+            channels = _own_level(teacher, probe(teacher, size), box).shape[1]
         half, quarter = max(channels // 2, 1), max(channels // 4, 1)
-        self.adapter = nn.Conv2d(source, channels, 1).to(blank)
+        self.adapter = nn.Conv2d(source, channels, 1).to(parameter)
         self.embed = nn.Sequential(
             nn.Conv2d(channels, half, 3, stride=2, padding=1),
             nn.ReLU(),
             nn.Conv2d(half, quarter, 3, stride=2, padding=1),
             nn.Flatten(),
-        ).to(blank)
-        self.log_temperature.data = self.log_temperature.data.to(blank)
+        ).to(parameter)
+        self.log_temperature.data = self.log_temperature.data.to(parameter)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """One part, "sgfi": float32 scalar."""
         student, teacher = step.student, step.teacher
         assert student is not None
-        assert isinstance(teacher, TwoStage)
+        assert teacher is not None
         assert step.student_prediction is not None
         assert step.teacher_prediction is not None
         boxes = self._boxes(step)
         with torch.no_grad():
-            theirs = teacher.pool(step.teacher_prediction, boxes)  # (R, C, 7, 7)
+            theirs = _own_level(teacher, step.teacher_prediction, boxes)  # (R, C, 7, 7)
         levels = _every_level(student, step.student_prediction, boxes)  # (R, L, C_s, 7, 7)
         rows, count = levels.shape[:2]
         adapted = self.adapter(levels.flatten(0, 1))  # (R*L, C, 7, 7)
@@ -124,8 +126,24 @@ def _every_level(detector: Detector, prediction: Prediction, boxes: Sequence[Ten
     """RoIAlign of boxes (r, 4) an image on every level: (R, L, C, 7, 7). Two-stage: the levels of its RoI head; dense: its neck."""
     if isinstance(detector, TwoStage):
         return detector.pool(prediction, boxes, level="all")
-    of_level = [
-        roi_align(m, [b.to(m) for b in boxes], _POOLED, 1 / stride, _SAMPLES)
-        for m, stride in ((full(prediction.features[name]), stride) for name, stride in neck_strides(prediction).items())
-    ]
-    return torch.stack(of_level, dim=1)  # (R, L, C, 7, 7)
+    return torch.stack(list(_levels(prediction, boxes)), dim=1)  # (R, L, C, 7, 7)
+
+
+def _own_level(detector: Detector, prediction: Prediction, boxes: Sequence[Tensor]) -> Tensor:
+    """RoIAlign of boxes (r, 4) an image on the level that their size assigns them to: (R, C, 7, 7)."""
+    if isinstance(detector, TwoStage):
+        return detector.pool(prediction, boxes)
+    level = box_levels(torch.cat(list(boxes)).float(), list(neck_strides(prediction).values()))  # (R,)
+    # all boxes on every level, one level at a time: to pick them out would wait for the device
+    pooled: Tensor | None = None
+    for number, found in enumerate(_levels(prediction, boxes)):
+        pooled = found if pooled is None else torch.where((level == number)[:, None, None, None], found, pooled)
+    assert pooled is not None
+    return pooled
+
+
+def _levels(prediction: Prediction, boxes: Sequence[Tensor]) -> Iterator[Tensor]:
+    """(R, C, 7, 7) a level of the neck."""
+    for name, stride in neck_strides(prediction).items():
+        maps = full(prediction.features[name])
+        yield roi_align(maps, [b.to(maps) for b in boxes], _POOLED, 1 / stride, _SAMPLES)
