@@ -13,6 +13,7 @@ Seconds on a CPU are of the process, not of the wall clock: other work on the ma
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
 import importlib.util
 import json
@@ -21,6 +22,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,35 +166,28 @@ def seconds(step: Callable[[], None], device: str) -> float:
     return time.process_time() - start
 
 
-def peak(what: str, name: str, setting: Setting) -> float:
-    """MiB at the peak of one step above what was there before, in a process of its own; of a family's term, "supervised", or a loss of maps."""
-    torch.set_num_threads(setting.threads)
-    if what == "maps":
-        step: Callable[[], None] = Maps(ssim_loss if name == "ssim" else pytorch_msssim, setting.device)
-    else:
-        bed = Bed(what, setting)
-        if name == "supervised":
-            step = bed.supervised
-        else:
-            loss, light = bed.loss(name), bed.loss("feature_l1")
-            bed.term(light)  # libraries load on first use, and predictions are made
-            del light
-
-            def step() -> None:
-                bed.term(loss)
-
-    if setting.device == "cuda":
+def peak(step: Callable[[], None], device: str) -> float:
+    """MiB at the peak of one step above what was held before; on a CPU in a copy of this process, whose freed memory counts for nothing."""
+    if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    small = torch.rand(2, 4, 16, 16, requires_grad=True)
-    ssim_loss(small, torch.rand(2, 4, 16, 16)).backward()
+        return float(torch.cuda.max_memory_allocated() - before) / 2**20
+    mine, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=_measure, args=(step, theirs))
+    child.start()
+    value: float = mine.recv()
+    child.join()
+    return value
+
+
+def _measure(step: Callable[[], None], results: Any) -> None:
+    ctypes.CDLL(None).malloc_trim(0)  # what is free goes back, so that using it again counts
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _resident("VmRSS")
     step()
-    return _resident("VmHWM") - before
+    results.send(_resident("VmHWM") - before)
 
 
 def _resident(key: str) -> float:
@@ -200,7 +195,7 @@ def _resident(key: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def measure_family(family: str, setting: Setting, rounds: int, context: Any) -> dict[str, Any]:
+def measure_family(family: str, setting: Setting, rounds: int) -> dict[str, Any]:
     bed = Bed(family, setting)
     losses = {name: bed.loss(name) for name in TERMS[family]}
     for loss in losses.values():
@@ -212,11 +207,9 @@ def measure_family(family: str, setting: Setting, rounds: int, context: Any) -> 
         for name, loss in losses.items():
             taken[name].append(seconds(lambda loss=loss: bed.term(loss), setting.device))
     whole = statistics.median(taken["supervised"])
-    losses.clear()
     result = {}
     for name, values in taken.items():
-        with context.Pool(1) as pool:
-            mib = pool.apply(peak, (family, name, setting))
+        mib = peak(bed.supervised if name == "supervised" else partial(bed.term, losses[name]), setting.device)
         ratios = [a / b for a, b in zip(values, taken["supervised"])]
         result[name] = {
             "ms": round(1e3 * statistics.median(values), 2),
@@ -228,7 +221,7 @@ def measure_family(family: str, setting: Setting, rounds: int, context: Any) -> 
     return result
 
 
-def measure_ssim(setting: Setting, rounds: int, context: Any) -> dict[str, Any]:
+def measure_ssim(setting: Setting, rounds: int) -> dict[str, Any]:
     """Ours and pytorch-msssim's on the same maps, in pairs."""
     steps = {"ssim": Maps(ssim_loss, setting.device), "pytorch_msssim": Maps(pytorch_msssim, setting.device)}
     taken: dict[str, list[float]] = {name: [] for name in steps}
@@ -237,10 +230,7 @@ def measure_ssim(setting: Setting, rounds: int, context: Any) -> dict[str, Any]:
             value = seconds(step, setting.device)
             if i:
                 taken[name].append(value)
-    mib = {}
-    for name in steps:
-        with context.Pool(1) as pool:
-            mib[name] = round(pool.apply(peak, ("maps", name, setting)), 1)
+    mib = {name: round(peak(step, setting.device), 1) for name, step in steps.items()}
     ratios = sorted(a / b for a, b in zip(taken["ssim"], taken["pytorch_msssim"]))
     result = {
         "ms": {name: round(1e3 * statistics.median(values), 2) for name, values in taken.items()},
@@ -267,7 +257,6 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     setting = Setting(args.device, args.precision, tuple(args.size), args.batch, args.threads)
-    context = multiprocessing.get_context("spawn")
     out: dict[str, Any] = {
         "setting": dataclasses.asdict(setting),
         "rounds": args.rounds,
@@ -276,9 +265,9 @@ def main() -> None:
     }
     out["machine"] = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
     if importlib.util.find_spec("pytorch_msssim") is not None:
-        out["ssim_beside_pytorch_msssim"] = measure_ssim(setting, args.pairs, context)
+        out["ssim_beside_pytorch_msssim"] = measure_ssim(setting, args.pairs)
     for family in args.families:
-        out[family] = measure_family(family, setting, args.rounds, context)
+        out[family] = measure_family(family, setting, args.rounds)
     args.out.write_text(json.dumps(out, indent=2) + "\n")
 
 
