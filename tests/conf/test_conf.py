@@ -31,7 +31,7 @@ EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 USED_BY = {
     "augmentation": {"invert": {"diode", "none"}, "distill": {"train", "mosaic", "tile", "multi_scale", "none"}},
     "callbacks": {"invert": {"invert", "none"}, "distill": {"distill", "none"}},
-    "data": {"distill": None, **dict.fromkeys(("evaluate", "features", "export"), {"folder", "coco", "voc", "bdd100k"})},
+    "data": {"distill": None, **{key: {"folder", "coco", "voc", "bdd100k"} for key in ("evaluate", "features", "export")}},
     "image": {"invert": None},
     "layout": {"invert": None},
     "logger": {"invert": None, "distill": None},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,25 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with replacing_folder(folder) as work:
         (work / "c").write_text("3")
     assert [p.name for p in folder.iterdir()] == ["c"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_was_there_comes_back_where_the_new_folder_cannot_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, replace = tmp_path / "out", os.replace
+    folder.mkdir()
+    (folder / "a").write_text("1")
+
+    def stubborn(source: Path, destination: Path) -> None:
+        if source.name == "new":
+            raise OSError("no")
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", stubborn)
+    with pytest.raises(OSError, match="no"), replacing_folder(folder):
+        pass
+    assert (folder / "a").read_text() == "1"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 

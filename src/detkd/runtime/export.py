@@ -147,7 +147,12 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         yield filled
         if folder.exists():
             os.replace(folder, before)
-        os.replace(filled, folder)
+        try:
+            os.replace(filled, folder)
+        except OSError:
+            if before.exists():
+                os.replace(before, folder)
+            raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

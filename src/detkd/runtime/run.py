@@ -229,8 +229,8 @@ def command_line() -> str | None:
 
 def versions() -> dict[str, str]:
     """Of Python and the packages that decide what a run computes."""
-    packages = {name: metadata.version(name) for name in ("detkd", "torch", "torchvision", "lightning") if _installed(name)}
-    return {"python": platform.python_version(), **packages}
+    packages = {name: metadata.version(name) for name in ("detkd", "torchvision", "lightning") if _installed(name)}
+    return {"python": platform.python_version(), "torch": str(torch.__version__), **packages}  # torch's own names its CUDA
 
 
 def _installed(name: str) -> bool:

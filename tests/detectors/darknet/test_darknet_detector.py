@@ -91,7 +91,7 @@ def test_decode_is_that_of_a_loop() -> None:
         prediction.raw["obj"] += 5 * torch.randn(prediction.raw["obj"].shape, generator=torch.Generator().manual_seed(0)) + 4
         prediction.raw["cls"] += 3 * torch.randn(prediction.raw["cls"].shape, generator=torch.Generator().manual_seed(1)) + 2
     (found,) = detector.decode(prediction)
-    corners = detector._boxes(prediction)[0]
+    corners = detector.boxes(prediction)[0]
     candidates = []
     for n in range(corners.shape[0]):
         objectness = prediction.raw["obj"][0, n, 0].sigmoid().item()
