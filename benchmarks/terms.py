@@ -21,7 +21,7 @@ import multiprocessing
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from torch import Tensor
 
 from detkd.detectors.torchvision import FasterRCNN, RetinaNet
 from detkd.losses.composite import Composite
+from detkd.losses.queue import FeatureQueue
 from detkd.losses.ssim import ssim_loss
 from detkd.losses.step import Step
 from detkd.runtime.build import build_loss
@@ -70,8 +71,9 @@ class Bed:
         self.setting = setting
         settings = {"classes": [f"class {i}" for i in range(80)], "image_size": setting.size}
         self.student = FAMILIES[family](**settings).train().to(setting.device)
-        self.teacher = FAMILIES[family](backbone="resnet101", **settings).eval().requires_grad_(False).to(setting.device)
         self.images = torch.rand(setting.batch, 3, *setting.size, device=setting.device)
+        self.teacher = FAMILIES[family](backbone="resnet101", **settings).requires_grad_(False).to(setting.device)
+        settle_norms(self.teacher, self.images)
         boxes = torch.tensor([[50.0, 60.0, 300.0, 400.0], [100.0, 20.0, 180.0, 90.0]], device=setting.device)
         labels = torch.tensor([3, 7], device=setting.device)
         self.targets = [Target(boxes=boxes, labels=labels) for _ in range(setting.batch)]
@@ -90,6 +92,9 @@ class Bed:
             loss = build_loss(compose("distill", [f"loss=[{term}]"]).loss)
         loss.to(self.setting.device)
         loss.setup(self.student, self.teacher)
+        for module in loss.modules():
+            if isinstance(module, FeatureQueue):  # as it is in training, full
+                module.put(torch.randn(module.rows.shape, device=module.rows.device))
         return loss.train()
 
     def term(self, loss: Composite) -> None:
@@ -111,6 +116,16 @@ class Bed:
         total.backward()
         self.student.zero_grad()
         loss.zero_grad()
+
+
+def settle_norms(detector: Any, images: Tensor) -> None:
+    """Let the norms of a random network remember these images: in eval mode its values would else grow without bound, and propose nothing."""
+    norms = [module for module in detector.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        detector.train()(images)
+    detector.eval()
 
 
 def as_leaves(prediction: Prediction) -> Prediction:
@@ -195,9 +210,9 @@ def _resident(key: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def measure_family(family: str, setting: Setting, rounds: int) -> dict[str, Any]:
+def measure_family(family: str, setting: Setting, rounds: int, terms: Sequence[str] | None) -> dict[str, Any]:
     bed = Bed(family, setting)
-    losses = {name: bed.loss(name) for name in TERMS[family]}
+    losses = {name: bed.loss(name) for name in TERMS[family] if terms is None or name in terms}
     for loss in losses.values():
         bed.term(loss)
     taken: dict[str, list[float]] = {name: [] for name in ("supervised", *losses)}
@@ -253,6 +268,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(640, 640), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--families", nargs="+", choices=tuple(FAMILIES), default=tuple(FAMILIES))
+    parser.add_argument("--terms", nargs="+", help="these alone; all where left out")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/latest-terms.json"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -267,7 +283,7 @@ def main() -> None:
     if importlib.util.find_spec("pytorch_msssim") is not None:
         out["ssim_beside_pytorch_msssim"] = measure_ssim(setting, args.pairs)
     for family in args.families:
-        out[family] = measure_family(family, setting, args.rounds)
+        out[family] = measure_family(family, setting, args.rounds, args.terms)
     args.out.write_text(json.dumps(out, indent=2) + "\n")
 
 
