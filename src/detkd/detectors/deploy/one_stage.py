@@ -12,9 +12,6 @@ from detkd.detectors.darknet.detector import DarknetDetector
 from detkd.detectors.deploy.selection import Candidates, above, best_of_classes, best_of_levels, best_pairs, keep_best
 from detkd.detectors.torchvision import FCOS, SSD, RetinaNet
 from detkd.detectors.torchvision.base import anchors_of
-from detkd.detectors.ultralytics import UltralyticsDetector
-from detkd.detectors.ultralytics.decode import CANDIDATES
-from detkd.detectors.ultralytics.dfl import decode_boxes, site_grid
 from detkd.structures import Prediction
 
 Scored = tuple[Tensor, Tensor]
@@ -59,15 +56,6 @@ def _pairs(detector: DarknetDetector, boxes: Tensor, scores: Tensor, lengths: Se
     return best_pairs(boxes, scores, detector.candidates)
 
 
-def _ultralytics(detector: UltralyticsDetector, prediction: Prediction) -> Scored:
-    centres, cells = site_grid(prediction.sizes, prediction.strides, prediction.raw["box"].device)
-    return decode_boxes(prediction.raw["box"], centres, cells), prediction.raw["cls"].sigmoid()
-
-
-def _many_pairs(detector: UltralyticsDetector, boxes: Tensor, scores: Tensor, lengths: Sequence[int]) -> Candidates:
-    return best_pairs(boxes, scores, CANDIDATES)
-
-
 def _from_anchors(detector: Any, prediction: Prediction) -> Tensor:
     deltas = prediction.raw["box"]  # (B, N, 4)
     anchors = anchors_of(detector.model.anchor_generator, prediction.sizes, prediction.image_size, deltas.device)
@@ -106,5 +94,4 @@ READERS: dict[str, tuple[Reader, Chooser]] = {
     "SSD": (_ssd, _of_classes),
     "RetinaNet": (_retinanet, _of_levels),
     "FCOS": (_fcos, _of_levels),
-    "UltralyticsDetector": (_ultralytics, _many_pairs),
 }
