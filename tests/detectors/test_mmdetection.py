@@ -170,7 +170,7 @@ def test_raw_outputs_and_maps_equal_a_plain_forward_pass(kind: str, depth: int, 
     detector = load_mmdetection(saved(tmp_path, state), image_size=(96, 128)).eval().double()
     assert type(detector) is KINDS[kind]
     assert detector.spec.classes == CLASSES
-    assert detector.backbone == f"resnet{depth}"
+    assert detector.arguments()["backbone"] == f"resnet{depth}"
     state = {name: value.double() for name, value in state.items()}
     maps = plain_maps(state, images().double())
     cls, box = plain_raw(state, maps)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from detkd.detectors.torchvision.architecture import Conventions, check_conventions, make_spec
+from detkd.detectors.torchvision.architecture import Conventions, check_conventions
 from detkd.detectors.torchvision.backbones import check_resnet, freeze_norms
-from detkd.detectors.torchvision.base import level_names
+from detkd.detectors.torchvision.detector import make_settings
 from detkd.detectors.torchvision.labels import make_head_labels
 from detkd.detectors.torchvision.rcnn_parts import CASCADE, FPN_STRIDES, build_cascade, follow, mean_probabilities
-from detkd.detectors.torchvision.two_stage import TwoStageRCNN
+from detkd.detectors.torchvision.two_stage import TwoStageRCNN, pyramid_levels
 from detkd.errors import InputError
 from detkd.structures import Resize
 
@@ -99,48 +98,27 @@ class CascadeRCNN(TwoStageRCNN):
         follow(model, conventions, anchor_size)
         if frozen_norms:
             freeze_norms(model.backbone, frozen_eps)
-        of_rois = {"roi_cls": roi_cls_gain, "roi_box": roi_box_gain}
-        numbered = {f"{n}_{i}": g * s for i, s in enumerate(stage_gains, start=1) for n, g in of_rois.items()}
-        maps = level_names("p", FPN_STRIDES)
         super().__init__(
             model,
-            make_spec(CASCADE, labels.classes, image_size, resize, mean, std),
-            labels,
-            {"rpn_obj": rpn_obj_gain, "rpn_box": rpn_box_gain, **numbered},
-            FPN_STRIDES,
-            level_names("c", FPN_STRIDES[:-1]),
-            maps,
-            maps[:-1],  # the coarsest is the RPN's alone
-            CASCADE,
-            score_threshold,
-            nms_iou,
-            max_detections,
-            sampling_seed,
+            make_settings(CASCADE, labels, image_size, resize, mean, std, score_threshold, nms_iou, max_detections),
+            gains={"rpn_obj": rpn_obj_gain, "rpn_box": rpn_box_gain, "roi_cls": roi_cls_gain, "roi_box": roi_box_gain},
+            built={
+                "stage_gains": list(stage_gains),
+                "ious": list(ious),
+                "backbone": backbone,
+                "channels": channels,
+                "width": width,
+                "anchor_size": anchor_size,
+                "roi_width": roi_width,
+                "frozen_norms": frozen_norms,
+                "frozen_eps": frozen_eps,
+                "conventions": conventions,
+            },
+            levels=pyramid_levels(FPN_STRIDES),
+            sampling_seed=sampling_seed,
+            stage_gains=stage_gains,
         )
-        self.stage_gains, self.ious = tuple(stage_gains), tuple(ious)
-        self.roi_cls_gain, self.roi_box_gain = roi_cls_gain, roi_box_gain
-        self.backbone, self.channels, self.width, self.conventions = backbone, channels, width, conventions
-        self.anchor_size, self.roi_width = anchor_size, roi_width
-        self.frozen_norms, self.frozen_eps = frozen_norms, frozen_eps
-
-    def arguments(self) -> dict[str, Any]:
-        """The constructor arguments that build this architecture again, without weights."""
-        return super().arguments() | {
-            "rpn_obj_gain": self.gains["rpn_obj"],
-            "rpn_box_gain": self.gains["rpn_box"],
-            "roi_cls_gain": self.roi_cls_gain,
-            "roi_box_gain": self.roi_box_gain,
-            "stage_gains": list(self.stage_gains),
-            "ious": list(self.ious),
-            "backbone": self.backbone,
-            "channels": self.channels,
-            "width": self.width,
-            "anchor_size": self.anchor_size,
-            "roi_width": self.roi_width,
-            "frozen_norms": self.frozen_norms,
-            "frozen_eps": self.frozen_eps,
-            "conventions": self.conventions,
-        }
+        self.conventions = conventions
 
     def _joined(self, seen: Sequence[Tensor], pooled: Tensor) -> Tensor:
         """Logits (R, columns) of all stages together; see the class."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from detkd.detectors.torchvision.architecture import Conventions, check_conventions, find_architecture, make_spec
+from detkd.detectors.torchvision.architecture import Conventions, check_conventions, find_architecture
 from detkd.detectors.torchvision.backbones import check_backbone, freeze_norms
-from detkd.detectors.torchvision.base import check_published, level_names
+from detkd.detectors.torchvision.base import check_published
+from detkd.detectors.torchvision.detector import make_settings
 from detkd.detectors.torchvision.labels import make_head_labels
 from detkd.detectors.torchvision.rcnn_parts import ARCHITECTURES, FPN_STRIDES, build_faster_rcnn, follow
-from detkd.detectors.torchvision.two_stage import TwoStageRCNN
+from detkd.detectors.torchvision.two_stage import TwoStageRCNN, pyramid_levels
 from detkd.detectors.torchvision.weights import load_published
 from detkd.structures import Resize
 
@@ -92,40 +92,23 @@ class FasterRCNN(TwoStageRCNN):
             freeze_norms(model.backbone, frozen_eps)
         if weights is not None:
             load_published(model, architecture, weights)
-        strides = own.strides if body == own.backbone else FPN_STRIDES
-        maps = level_names("p", strides)
         super().__init__(
             model,
-            make_spec(own, labels.classes, image_size, resize, mean, std),
-            labels,
-            {"rpn_obj": rpn_obj_gain, "rpn_box": rpn_box_gain, "roi_cls": roi_cls_gain, "roi_box": roi_box_gain},
-            strides,
-            level_names("c", strides[:-1]),
-            maps,
-            maps[:-1],  # the coarsest is the RPN's alone
-            own,
-            score_threshold,
-            nms_iou,
-            max_detections,
-            sampling_seed,
+            make_settings(own, labels, image_size, resize, mean, std, score_threshold, nms_iou, max_detections),
+            gains={"rpn_obj": rpn_obj_gain, "rpn_box": rpn_box_gain, "roi_cls": roi_cls_gain, "roi_box": roi_box_gain},
+            built={
+                "architecture": architecture,
+                "weights": None,
+                "coco91": coco91,
+                "backbone": body,
+                "channels": channels,
+                "width": width,
+                "anchor_size": anchor_size,
+                "roi_width": roi_width,
+                "frozen_norms": frozen_norms,
+                "frozen_eps": frozen_eps,
+                "conventions": conventions,
+            },
+            levels=pyramid_levels(own.strides if body == own.backbone else FPN_STRIDES),
+            sampling_seed=sampling_seed,
         )
-        self.coco91, self.backbone, self.channels, self.width = coco91, body, channels, width
-        self.anchor_size, self.roi_width, self.conventions = anchor_size, roi_width, conventions
-        self.frozen_norms, self.frozen_eps = frozen_norms, frozen_eps
-
-    def arguments(self) -> dict[str, Any]:
-        """The constructor arguments that build this architecture again, without weights."""
-        return super().arguments() | {
-            "architecture": self.architecture.name,
-            "weights": None,
-            "coco91": self.coco91,
-            **{f"{name}_gain": gain for name, gain in self.gains.items()},
-            "backbone": self.backbone,
-            "channels": self.channels,
-            "width": self.width,
-            "anchor_size": self.anchor_size,
-            "roi_width": self.roi_width,
-            "frozen_norms": self.frozen_norms,
-            "frozen_eps": self.frozen_eps,
-            "conventions": self.conventions,
-        }

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from detkd.detectors.torchvision.architecture import make_spec
 from detkd.detectors.torchvision.backbones import check_resnet, freeze_norms
 from detkd.detectors.torchvision.base import level_names
+from detkd.detectors.torchvision.detector import make_settings
 from detkd.detectors.torchvision.labels import make_head_labels
 from detkd.detectors.torchvision.rcnn_parts import C4, build_c4
-from detkd.detectors.torchvision.two_stage import TwoStageRCNN
+from detkd.detectors.torchvision.two_stage import Levels, TwoStageRCNN
 from detkd.structures import Resize
 
 
@@ -69,29 +68,15 @@ class FasterRCNNC4(TwoStageRCNN):
         maps = level_names("c", C4.strides)
         super().__init__(
             model,
-            make_spec(C4, labels.classes, image_size, resize, mean, std),
-            labels,
-            {"rpn_obj": rpn_obj_gain, "rpn_box": rpn_box_gain, "roi_cls": roi_cls_gain, "roi_box": roi_box_gain},
-            C4.strides,
-            ("c2", "c3", "c4"),
-            maps,
-            maps,
-            C4,
-            score_threshold,
-            nms_iou,
-            max_detections,
-            sampling_seed,
+            make_settings(C4, labels, image_size, resize, mean, std, score_threshold, nms_iou, max_detections),
+            gains={"rpn_obj": rpn_obj_gain, "rpn_box": rpn_box_gain, "roi_cls": roi_cls_gain, "roi_box": roi_box_gain},
+            built={
+                "backbone": backbone,
+                "width": width,
+                "anchor_size": anchor_size,
+                "frozen_norms": frozen_norms,
+                "frozen_eps": frozen_eps,
+            },
+            levels=Levels(C4.strides, ("c2", "c3", "c4"), maps, maps),
+            sampling_seed=sampling_seed,
         )
-        self.backbone, self.width, self.anchor_size = backbone, width, anchor_size
-        self.frozen_norms, self.frozen_eps = frozen_norms, frozen_eps
-
-    def arguments(self) -> dict[str, Any]:
-        """The constructor arguments that build this architecture again, without weights."""
-        return super().arguments() | {
-            **{f"{name}_gain": gain for name, gain in self.gains.items()},
-            "backbone": self.backbone,
-            "width": self.width,
-            "anchor_size": self.anchor_size,
-            "frozen_norms": self.frozen_norms,
-            "frozen_eps": self.frozen_eps,
-        }

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -14,48 +13,37 @@ from torchvision.models.detection import retinanet
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from detkd.boxes import clip_xyxy
-from detkd.detectors.norms import Norm, find_norms
 from detkd.detectors.torchvision.anchors import ExactAnchors, PaddedAnchors
 from detkd.detectors.torchvision.architecture import (
     Architecture,
     Conventions,
     check_conventions,
     find_architecture,
-    make_spec,
     table_of,
 )
-from detkd.detectors.torchvision.backbones import check_backbone, freeze_norms, pyramid, resnet_fpn, stage_channels
+from detkd.detectors.torchvision.backbones import check_backbone, freeze_norms, resnet_fpn, stage_channels
 from detkd.detectors.torchvision.base import (
-    Normalise,
-    anchors_of,
     check_count,
     check_published,
-    flatten_levels,
     head_targets,
-    in_float,
-    level_names,
-    level_sizes,
-    pick_maps,
-    size_of,
 )
-from detkd.detectors.torchvision.dense import behind, finish_towers, kept, layers_of, run_towers, towers_of
+from detkd.detectors.torchvision.dense import STRIDES, DenseDetector
+from detkd.detectors.torchvision.detector import make_settings
 from detkd.detectors.torchvision.labels import make_head_labels
 from detkd.detectors.torchvision.weights import load_published
 from detkd.errors import InputError
-from detkd.structures import Detection, Prediction, Resize, Target
+from detkd.structures import Prediction, Resize, Target
 
-_STRIDES = (8, 16, 32, 64, 128)
 _RATIOS = (0.5, 1.0, 2.0)
 P6From = Literal["p5", "c5"]
-_MAPS = level_names("p", _STRIDES)
 _V1, _V2 = "retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"
 ARCHITECTURES = table_of(
-    Architecture(_V1, "resnet50", _STRIDES, max_detections=300, frozen_norms=True, frozen_eps=0.0),
-    Architecture(_V2, "resnet50", _STRIDES, max_detections=300),
+    Architecture(_V1, "resnet50", STRIDES, max_detections=300, frozen_norms=True, frozen_eps=0.0),
+    Architecture(_V2, "resnet50", STRIDES, max_detections=300),
 )
 
 
-class RetinaNet(nn.Module):
+class RetinaNet(DenseDetector):
     """torchvision's RetinaNet as a :class:`~detkd.detectors.protocol.Detector`.
 
     ``raw`` is {cls: (B, N, classes), box: (B, N, 4)}; features are backbone stages c3 to c5 and pyramid maps p3 to p7.
@@ -104,60 +92,40 @@ class RetinaNet(nn.Module):
         p6_from: P6From | None = None,
         conventions: Conventions = "torchvision",
     ) -> None:
-        super().__init__()
-        own = self.architecture = find_architecture(architecture, ARCHITECTURES)
-        self.backbone = check_backbone(own.backbone, backbone, width, channels)
+        own = find_architecture(architecture, ARCHITECTURES)
+        body = check_backbone(own.backbone, backbone, width, channels)
+        check_conventions(conventions, body)
         if weights is not None:
             changed = {"channels": channels != 256, "width": width != 1.0, "anchor_size": anchor_size != 32}
             changed |= {"p6_from": p6_from is not None, "conventions": conventions != "torchvision"}
-            check_published(own, backbone=self.backbone != own.backbone, **changed)
+            check_published(own, backbone=body != own.backbone, **changed)
             coco91, frozen_norms, frozen_eps = True, own.frozen_norms, own.frozen_eps
         if p6_from not in (None, *get_args(P6From)):
             raise InputError(f"p6_from: expected p5, c5 or null, got {p6_from!r}")
-        self.coco91, self.p6_from, self.conventions = coco91, p6_from, check_conventions(conventions, self.backbone)
-        self.channels, self.width, self.anchor_size = channels, width, anchor_size
-        self.frozen_norms, self.frozen_eps = frozen_norms, frozen_eps
-        self.labels = make_head_labels(classes, coco91, background=False)
-        self.spec = make_spec(own, self.labels.classes, image_size, resize, mean, std)
-        self.gains = {"box": box_gain, "cls": cls_gain}
-        self.normalise = Normalise(self.spec)
-        parts = (self.backbone, channels, width, anchor_size, p6_from, self.conventions)
-        self.model: Any = _build(architecture, self.labels.width, *parts)
-        self.model.score_thresh = own.score_threshold if score_threshold is None else score_threshold
-        self.model.nms_thresh = own.nms_iou if nms_iou is None else nms_iou
-        self.model.detections_per_img = own.max_detections if max_detections is None else max_detections
+        labels = make_head_labels(classes, coco91, background=False)
+        model = _build(architecture, labels.width, body, channels, width, anchor_size, p6_from, conventions)
         if frozen_norms:
-            freeze_norms(self.model.backbone, frozen_eps)
+            freeze_norms(model.backbone, frozen_eps)
         if weights is not None:
-            load_published(self.model, architecture, weights)
-
-    def forward(self, images: Tensor) -> Prediction:
-        """(B, 3, H, W) RGB images in [0, 1] to a Prediction."""
-        stages, maps = pyramid(self.model.backbone, self.normalise(images))
-        features = dict(zip(level_names("c", _STRIDES), stages.values())) | dict(zip(_MAPS, maps.values()))
-        return self.head(features, size_of(images))
-
-    def head(self, features: Mapping[str, Tensor], image_size: tuple[int, int]) -> Prediction:
-        """Both towers and their predictions on the maps p3 to p7 (B, channels, H, W); other features are passed on.
-
-        Raises ValueError naming the maps that are missing.
-        """
-        towers = run_towers(self.model.head, pick_maps(features, _MAPS), _MAPS)
-        prediction = self._predict(*behind(towers), image_size)
-        return replace(prediction, features=dict(features), state=kept(towers) | prediction.state)
-
-    def head_from(self, cls: Sequence[Tensor], box: Sequence[Tensor], layer: int, image_size: tuple[int, int]) -> Prediction:
-        """The rest of the head on what :meth:`towers` gives behind ``layer``; the prediction has no features."""
-        return self._predict(*finish_towers(self.model.head, cls, box, layer), image_size)
-
-    @property
-    def tower_layers(self) -> int:
-        """How many layers each tower has before what predicts: 4."""
-        return len(layers_of(self.model.head.classification_head.conv))
-
-    def towers(self, prediction: Prediction, layer: int | None = None) -> tuple[list[Tensor], list[Tensor]]:
-        """Classification and box maps (B, channels, H, W) a level: the towers after the ReLU of a layer, by default the last."""
-        return towers_of(self.model.head, prediction, _MAPS, layer)
+            load_published(model, architecture, weights)
+        super().__init__(
+            model,
+            make_settings(own, labels, image_size, resize, mean, std, score_threshold, nms_iou, max_detections),
+            gains={"box": box_gain, "cls": cls_gain},
+            built={
+                "architecture": architecture,
+                "weights": None,
+                "coco91": coco91,
+                "backbone": body,
+                "channels": channels,
+                "width": width,
+                "anchor_size": anchor_size,
+                "frozen_norms": frozen_norms,
+                "frozen_eps": frozen_eps,
+                "p6_from": p6_from,
+                "conventions": conventions,
+            },
+        )
 
     def boxes(self, prediction: Prediction, differentiable: bool = False) -> Tensor:
         """(B, N, 4) xyxy boxes of all sites in pixels, clipped to the image; ``differentiable``: not clipped, with gradient."""
@@ -175,71 +143,6 @@ class RetinaNet(nn.Module):
         wanted = head_targets(targets, self.labels, anchors)
         parts = self.model.compute_loss(wanted, output, [anchors] * len(wanted))
         return {"box": self.gains["box"] * parts["bbox_regression"], "cls": self.gains["cls"] * parts["classification"]}
-
-    @torch.no_grad()
-    def decode(self, prediction: Prediction) -> list[Detection]:
-        """Detections as torchvision's own, one an image; of a 91-column head those of the 80 classes."""
-        output, anchors = self._head_output(prediction)
-        count, lengths = len(prediction), [h * w * a for h, w, a in prediction.sizes]
-        levels = {name: list(torch.split(values, lengths, dim=1)) for name, values in output.items()}
-        anchor_levels = [list(torch.split(anchors, lengths))] * count
-        found = self.model.postprocess_detections(levels, anchor_levels, [prediction.image_size] * count)
-        return [self.labels.to_detection(f) for f in found]
-
-    def norms(self) -> list[Norm]:
-        """BatchNorm and FrozenBatchNorm layers of the backbone, in order of definition."""
-        return find_norms(self)
-
-    def arguments(self) -> dict[str, Any]:
-        """The constructor arguments that build this architecture again, without weights."""
-        return {
-            "architecture": self.architecture.name,
-            "classes": list(self.spec.classes),
-            "image_size": list(self.spec.image_size),
-            "resize": self.spec.resize,
-            "mean": list(self.spec.mean),
-            "std": list(self.spec.std),
-            "weights": None,
-            "coco91": self.coco91,
-            "score_threshold": self.model.score_thresh,
-            "nms_iou": self.model.nms_thresh,
-            "max_detections": self.model.detections_per_img,
-            "box_gain": self.gains["box"],
-            "cls_gain": self.gains["cls"],
-            "backbone": self.backbone,
-            "channels": self.channels,
-            "width": self.width,
-            "anchor_size": self.anchor_size,
-            "frozen_norms": self.frozen_norms,
-            "frozen_eps": self.frozen_eps,
-            "p6_from": self.p6_from,
-            "conventions": self.conventions,
-        }
-
-    def _predict(self, cls: Sequence[Tensor], box: Sequence[Tensor], image_size: tuple[int, int]) -> Prediction:
-        """What the last layers of the towers predict."""
-        head, anchors = self.model.head, self.model.anchor_generator.num_anchors_per_location()
-        logits = flatten_levels(
-            [head.classification_head.cls_logits(m) for m in cls], anchors, self.labels.width
-        )  # (B, N, width)
-        return Prediction(
-            raw={
-                "cls": self.labels.select(logits),
-                "box": flatten_levels([head.regression_head.bbox_reg(m) for m in box], anchors, 4),
-            },
-            sizes=level_sizes(cls, anchors),
-            strides=_STRIDES,
-            features={},
-            image_size=image_size,
-            state={} if self.labels.complete else {"logits": logits},
-        )
-
-    def _head_output(self, prediction: Prediction) -> tuple[dict[str, Tensor], Tensor]:
-        """The head's output as torchvision names it, all columns, and the anchors (N, 4) of one image."""
-        logits = prediction.state.get("logits", prediction.raw["cls"])
-        output = {"cls_logits": in_float(logits), "bbox_regression": in_float(prediction.raw["box"])}
-        anchors = anchors_of(self.model.anchor_generator, prediction.sizes, prediction.image_size, logits.device)
-        return output, anchors
 
 
 class PlainP6P7(LastLevelP6P7):
@@ -271,7 +174,7 @@ def _build(
         extra.use_P5 = p6_from == "p5"  # torchvision goes by the channels, which may be equal
     body = resnet_fpn(backbone, width, channels, first_stage=2, extra=extra)
     sides = [[s * 2 ** (k / 3) for k in range(3)] for s in (anchor_size * 2**i for i in range(5))]
-    generator = PaddedAnchors([[int(side) for side in level] for level in sides], (_RATIOS,) * 5, _STRIDES)
+    generator = PaddedAnchors([[int(side) for side in level] for level in sides], (_RATIOS,) * 5, STRIDES)
     # The published heads have 32 groups; narrower ones that 32 does not divide take the largest count that does.
     norm = partial(nn.GroupNorm, math.gcd(32, channels)) if second else None
     head = retinanet.RetinaNetHead(channels, generator.num_anchors_per_location()[0], columns, norm_layer=norm)
@@ -279,5 +182,5 @@ def _build(
         head.regression_head._loss_type = "giou"
     model = retinanet.RetinaNet(body, columns, anchor_generator=generator, head=head)
     if exact:
-        model.anchor_generator = ExactAnchors(sides, _RATIOS, _STRIDES)
+        model.anchor_generator = ExactAnchors(sides, _RATIOS, STRIDES)
     return model

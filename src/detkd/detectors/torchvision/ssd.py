@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 from torchvision.ops import box_iou
 
-from detkd.detectors.norms import Norm, find_norms
-from detkd.detectors.torchvision.architecture import Architecture, find_architecture, make_spec, table_of
+from detkd.detectors.torchvision.architecture import Architecture, find_architecture, table_of
 from detkd.detectors.torchvision.base import (
-    Normalise,
-    anchors_of,
     check_count,
     head_targets,
-    in_float,
     level_names,
     level_sizes,
     size_of,
 )
+from detkd.detectors.torchvision.detector import TorchvisionDetector, make_settings
 from detkd.detectors.torchvision.labels import make_head_labels
 from detkd.detectors.torchvision.weights import load_published
 from detkd.errors import InputError
@@ -56,7 +52,7 @@ _BUILDERS = {"ssd300_vgg16": ssd300_vgg16, "ssdlite320_mobilenet_v3_large": ssdl
 _SSD300_SMALLEST = 268
 
 
-class SSD(nn.Module):
+class SSD(TorchvisionDetector):
     """torchvision's SSD300-VGG16 or SSDlite320-MobileNetV3 as a :class:`~detkd.detectors.protocol.Detector`.
 
     ``raw`` is {cls: (B, N, 1 + classes), background first, box: (B, N, 4)}; features are the six maps the heads read, "p3" or "p4" on.
@@ -91,19 +87,18 @@ class SSD(nn.Module):
         box_gain: float = 1.0,
         cls_gain: float = 1.0,
     ) -> None:
-        super().__init__()
-        self.architecture = find_architecture(architecture, ARCHITECTURES)
-        self.coco91 = coco91 or weights is not None
-        self.labels = make_head_labels(classes, self.coco91, background=True)
-        self.spec = make_spec(self.architecture, self.labels.classes, image_size, resize, mean, std)
-        self.gains = {"box": box_gain, "cls": cls_gain}
-        self.normalise = Normalise(self.spec)
-        self.model: Any = _BUILDERS[architecture](weights=None, weights_backbone=None, num_classes=self.labels.width)
-        self.model.score_thresh = self.architecture.score_threshold if score_threshold is None else score_threshold
-        self.model.nms_thresh = self.architecture.nms_iou if nms_iou is None else nms_iou
-        self.model.detections_per_img = self.architecture.max_detections if max_detections is None else max_detections
+        own = find_architecture(architecture, ARCHITECTURES)
+        coco91 = coco91 or weights is not None
+        labels = make_head_labels(classes, coco91, background=True)
+        model = _BUILDERS[architecture](weights=None, weights_backbone=None, num_classes=labels.width)
         if weights is not None:
-            load_published(self.model, architecture, weights)
+            load_published(model, architecture, weights)
+        super().__init__(
+            model,
+            make_settings(own, labels, image_size, resize, mean, std, score_threshold, nms_iou, max_detections),
+            gains={"box": box_gain, "cls": cls_gain},
+            built={"architecture": architecture, "weights": None, "coco91": coco91},
+        )
 
     def forward(self, images: Tensor) -> Prediction:
         """(B, 3, H, W) RGB images in [0, 1] to a Prediction. Raises InputError on sides that SSD300 cannot take."""
@@ -145,32 +140,3 @@ class SSD(nn.Module):
         count = len(prediction)
         found = self.model.postprocess_detections(output, [anchors] * count, [prediction.image_size] * count)
         return [self.labels.to_detection(f) for f in found]
-
-    def norms(self) -> list[Norm]:
-        """BatchNorm layers of backbone and heads, in order of definition."""
-        return find_norms(self)
-
-    def arguments(self) -> dict[str, Any]:
-        """The constructor arguments that build this architecture again, without weights."""
-        return {
-            "architecture": self.architecture.name,
-            "classes": list(self.spec.classes),
-            "image_size": list(self.spec.image_size),
-            "resize": self.spec.resize,
-            "mean": list(self.spec.mean),
-            "std": list(self.spec.std),
-            "weights": None,
-            "coco91": self.coco91,
-            "score_threshold": self.model.score_thresh,
-            "nms_iou": self.model.nms_thresh,
-            "max_detections": self.model.detections_per_img,
-            "box_gain": self.gains["box"],
-            "cls_gain": self.gains["cls"],
-        }
-
-    def _head_output(self, prediction: Prediction) -> tuple[dict[str, Tensor], Tensor]:
-        """The head's output as torchvision names it, all columns, and the anchors (N, 4) of one image."""
-        logits = prediction.state.get("logits", prediction.raw["cls"])
-        output = {"cls_logits": in_float(logits), "bbox_regression": in_float(prediction.raw["box"])}
-        anchors = anchors_of(self.model.anchor_generator, prediction.sizes, prediction.image_size, logits.device)
-        return output, anchors

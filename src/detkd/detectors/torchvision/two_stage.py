@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,74 +13,78 @@ from torchvision.ops import clip_boxes_to_image
 
 from detkd.detectors.modes import evaluating, flagged, not_learning
 from detkd.detectors.norms import Norm, find_norms
-from detkd.detectors.torchvision.architecture import Architecture
 from detkd.detectors.torchvision.backbones import pyramid
 from detkd.detectors.torchvision.base import (
-    Normalise,
     anchors_of,
     check_count,
     flatten_levels,
     head_targets,
     in_float,
+    level_names,
     level_sizes,
     pick_maps,
     size_of,
 )
-from detkd.detectors.torchvision.labels import HeadLabels
+from detkd.detectors.torchvision.detector import Settings, TorchvisionDetector
 from detkd.detectors.torchvision.sampling import SeededSampler
-from detkd.structures import Detection, DetectorSpec, Prediction, RoI, Target
+from detkd.structures import Detection, Prediction, RoI, Target
 
 
-class TwoStageRCNN(nn.Module):
+@dataclass(frozen=True)
+class Levels:
+    """Which maps a two-stage detector has, by their names in ``Prediction.features``, fine first.
+
+    Args:
+        strides: pixels a cell of the maps that the RPN reads. stages: of the backbone. rpn: the maps that the RPN reads. rois: those of
+            them that the RoI heads read, a beginning of ``rpn``.
+    """
+
+    strides: tuple[int, ...]
+    stages: tuple[str, ...]
+    rpn: tuple[str, ...]
+    rois: tuple[str, ...]
+
+
+def pyramid_levels(strides: tuple[int, ...]) -> Levels:
+    """Those of a pyramid whose coarsest map is the RPN's alone."""
+    maps = level_names("p", strides)
+    return Levels(strides, level_names("c", strides[:-1]), maps, maps[:-1])
+
+
+class TwoStageRCNN(TorchvisionDetector):
     """The part of a :class:`~detkd.detectors.protocol.TwoStage` that does not depend on backbone and heads.
 
     ``raw`` is the RPN's, {obj: (B, N, 1), box: (B, N, 4)}. ``norms()`` leaves the norms of the RoI heads out. The RoI heads run in
     ``loss`` and ``decode``, on proposals made from ``raw`` without gradient.
 
     Args:
-        model: with torchvision's ``backbone`` (of ``body`` and ``fpn``), ``rpn`` and ``roi_heads``, the last a RoIHeads or, of a cascade, a ModuleList of them.
-        spec, labels: of the detector. gains: factors on the parts of the loss, by name.
-        strides: pixels a cell of the maps that the RPN reads. stage_names, rpn_maps: names in ``Prediction.features`` of the backbone's
-            stages and of the maps that the RPN reads, fine first. roi_maps: those of them that the RoI heads read, a beginning of rpn_maps.
-        own: defaults of decoding; score_threshold, nms_iou, max_detections: in their place.
-        sampling_seed: of the detector's own generator, from which anchors and RoIs are sampled.
+        model: with torchvision's ``backbone`` (of ``body`` and ``fpn``), ``rpn`` and ``roi_heads``, the last a RoIHeads or, of a cascade,
+            a ModuleList of them.
+        gains: factors on rpn_obj, rpn_box, roi_cls and roi_box. stage_gains: further factors on the RoI parts, a stage each.
+        levels: the maps. sampling_seed: of the detector's own generator, from which anchors and RoIs are sampled.
+        settings, built: as of :class:`~detkd.detectors.torchvision.detector.TorchvisionDetector`.
     """
-
-    stages: int
 
     def __init__(
         self,
         model: Any,
-        spec: DetectorSpec,
-        labels: HeadLabels,
+        settings: Settings,
         gains: Mapping[str, float],
-        strides: tuple[int, ...],
-        stage_names: tuple[str, ...],
-        rpn_maps: tuple[str, ...],
-        roi_maps: tuple[str, ...],
-        own: Architecture,
-        score_threshold: float | None,
-        nms_iou: float | None,
-        max_detections: int | None,
+        built: Mapping[str, Any],
+        levels: Levels,
         sampling_seed: int,
+        stage_gains: Sequence[float] = (1.0,),
     ) -> None:
-        super().__init__()
-        self.architecture, self.spec, self.labels, self.gains = own, spec, labels, dict(gains)
-        self.normalise = Normalise(spec)
-        self.model = model
+        super().__init__(model, settings, gains, built)
         self.generator = torch.Generator()
         heads = self._heads()
         self.stages = len(heads)
-        for head in heads:
-            head.score_thresh = own.score_threshold if score_threshold is None else score_threshold
-            head.nms_thresh = own.nms_iou if nms_iou is None else nms_iou
-            head.detections_per_img = own.max_detections if max_detections is None else max_detections
         for module in (model.rpn, *heads):
             given = module.fg_bg_sampler
             module.fg_bg_sampler = SeededSampler(given.batch_size_per_image, given.positive_fraction, self.generator)
         self.sampling_seed = sampling_seed
         self.reseed(sampling_seed)
-        self._strides, self._stage_names, self._rpn_maps, self._roi_maps = strides, stage_names, rpn_maps, roi_maps
+        self._levels, self._stage_gains = levels, tuple(stage_gains)
 
     def reseed(self, seed: int) -> None:
         """Start the sampling of anchors and RoIs again from ``seed``: what follows depends on it and the inputs alone."""
@@ -94,8 +99,8 @@ class TwoStageRCNN(nn.Module):
         return Prediction(
             raw={"obj": flatten_levels(objectness, anchors, 1), "box": flatten_levels(deltas, anchors, 4)},
             sizes=level_sizes(maps.values(), anchors),
-            strides=self._strides,
-            features=dict(zip(self._stage_names, stages.values())) | dict(zip(self._rpn_maps, maps.values())),
+            strides=self._levels.strides,
+            features=dict(zip(self._levels.stages, stages.values())) | dict(zip(self._levels.rpn, maps.values())),
             image_size=size_of(images),
         )
 
@@ -125,11 +130,12 @@ class TwoStageRCNN(nn.Module):
             boxes = _never_empty(boxes, wanted, prediction.image_size)
             sampled, _, labels, deltas = head.select_training_samples(boxes, wanted)
             embedding, logits, found = self._predict(self.pool(prediction, sampled), stage)
-            parts["roi_cls" + suffix], parts["roi_box" + suffix] = fastrcnn_loss(logits, found, labels, deltas)
+            judged = zip(("roi_cls", "roi_box"), fastrcnn_loss(logits, found, labels, deltas), strict=True)
+            parts |= {name + suffix: self.gains[name] * self._stage_gains[stage] * part for name, part in judged}
             if stage + 1 < self.stages:
                 boxes = self.refine(prediction, sampled, self._roi(embedding, logits, found), stage)
                 boxes = [_to_go_on(after, before, t["boxes"]) for after, before, t in zip(boxes, sampled, wanted)]
-        return {name: self.gains[name] * part for name, part in parts.items()}
+        return parts
 
     @torch.no_grad()
     def decode(self, prediction: Prediction) -> list[Detection]:
@@ -176,7 +182,7 @@ class TwoStageRCNN(nn.Module):
         level: None for (R, C, h, w) from the level that a box's size assigns it to (FPN paper, equation 1);
             "all" for (R, L, C, h, w), the same box on each.
         """
-        maps = [in_float(m) for m in pick_maps(prediction.features, self._roi_maps)]
+        maps = [in_float(m) for m in pick_maps(prediction.features, self._levels.rois)]
         given, pooler = [b.to(maps[0]) for b in boxes], self._heads()[0].box_roi_pool
         if level == "all":
             every: Tensor = pooler.every(maps, given)
@@ -214,22 +220,17 @@ class TwoStageRCNN(nn.Module):
         return find_norms(self, skip=("model.roi_heads",))
 
     def arguments(self) -> dict[str, Any]:
-        """The constructor arguments that all families have."""
-        head, rpn = self._heads()[-1], self.model.rpn
-        return {
-            "classes": list(self.spec.classes),
-            "image_size": list(self.spec.image_size),
-            "resize": self.spec.resize,
-            "mean": list(self.spec.mean),
-            "std": list(self.spec.std),
-            "score_threshold": head.score_thresh,
-            "nms_iou": head.nms_thresh,
-            "max_detections": head.detections_per_img,
-            "rois": head.fg_bg_sampler.size,
+        """The constructor arguments that build this architecture again, without weights."""
+        rpn = self.model.rpn
+        return super().arguments() | {
+            "rois": self.last_head.fg_bg_sampler.size,
             "train_proposals": rpn._post_nms_top_n["training"],
             "proposals": rpn._post_nms_top_n["testing"],
             "sampling_seed": self.sampling_seed,
         }
+
+    def _decoders(self) -> list[Any]:
+        return self._heads()
 
     def _heads(self) -> list[Any]:
         """torchvision's RoIHeads of each stage."""
@@ -262,7 +263,7 @@ class TwoStageRCNN(nn.Module):
         labels, matched = rpn.assign_targets_to_anchors(every, wanted)
         deltas = rpn.box_coder.encode(matched, every)
         rpn_obj, rpn_box = rpn.compute_loss(obj.flatten(0, 1), box.flatten(0, 1), labels, deltas)  # (B*N, 1), (B*N, 4)
-        return {"rpn_obj": rpn_obj, "rpn_box": rpn_box}
+        return {"rpn_obj": self.gains["rpn_obj"] * rpn_obj, "rpn_box": self.gains["rpn_box"] * rpn_box}
 
     def _proposals(self, prediction: Prediction) -> list[Tensor]:
         """(R, 4) xyxy proposals an image, without gradient, best first; how many is up to ``rpn.training``."""
