@@ -12,7 +12,7 @@ from detkd.detectors.modes import looking, probe
 from detkd.detectors.protocol import DenseHead, Detector
 from detkd.errors import InputError
 from detkd.losses.connectors import full
-from detkd.losses.parts import weighted_parts
+from detkd.losses.parts import check_weights, weighted_parts
 from detkd.losses.reduce import mean_count
 from detkd.losses.rois import check_classes
 from detkd.losses.step import Step
@@ -101,10 +101,7 @@ class CrossKD(nn.Module):
         super().__init__()
         if layer < 1:
             raise InputError(f"loss.{_TERM}.layer: expected a layer of the towers, from 1, got {layer}")
-        if cls_weight < 0 or box_weight < 0 or cls_weight == box_weight == 0:
-            raise InputError(
-                f"loss.{_TERM}: expected cls_weight and box_weight >= 0, one of them positive, got {cls_weight} and {box_weight}"
-            )
+        check_weights(_TERM, cls_weight=cls_weight, box_weight=box_weight)
         if not beta >= 1:
             raise InputError(f"loss.{_TERM}.beta: expected a number from 1, got {beta}")
         if not 0 <= score_threshold < 1:

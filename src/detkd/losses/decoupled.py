@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.losses.connectors import Connectors, full
-from detkd.losses.parts import weighted_parts
+from detkd.losses.parts import check_weights, weighted_parts
 from detkd.losses.reduce import mean_count
 from detkd.losses.regions import object_masks, strides_of
 from detkd.losses.step import Step
@@ -63,11 +63,7 @@ class DecoupledImitation(nn.Module):
         name: str,
     ) -> None:
         super().__init__()
-        if object_weight < 0 or background_weight < 0 or object_weight == background_weight == 0:
-            raise InputError(
-                f"loss.{name}: expected object_weight and background_weight >= 0, one of them positive, "
-                f"got {object_weight} and {background_weight}"
-            )
+        check_weights(name, object_weight=object_weight, background_weight=background_weight)
         if not box_side > 0:
             raise InputError(f"loss.{name}.box_side: expected a positive number of pixels, got {box_side}")
         self.object_weight, self.background_weight, self.decoupled = object_weight, background_weight, decoupled

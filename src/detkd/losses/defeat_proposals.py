@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.losses.connectors import full
-from detkd.losses.parts import weighted_parts
+from detkd.losses.parts import check_weights, weighted_parts
 from detkd.losses.reduce import mean_count
 from detkd.losses.rois import PairedRoIs, check_pair, check_per_image, mean_over_stages, on_objects, paired_rois
 from detkd.losses.step import Step
@@ -73,11 +73,7 @@ class DeFeatProposals(nn.Module):
         per_image: int = 512,
     ) -> None:
         super().__init__()
-        if object_weight < 0 or background_weight < 0 or object_weight == background_weight == 0:
-            raise InputError(
-                f"loss.{_TERM}: expected object_weight and background_weight >= 0, one of them positive, "
-                f"got {object_weight} and {background_weight}"
-            )
+        check_weights(_TERM, object_weight=object_weight, background_weight=background_weight)
         if not (object_temperature > 0 and background_temperature > 0):
             raise InputError(
                 f"loss.{_TERM}: expected positive temperatures, got {object_temperature} and {background_temperature}"
