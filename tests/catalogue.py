@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from detkd_tests_doubles import TinyDetector  # put there by conftest.py
 from torch import Tensor, nn
@@ -136,6 +138,15 @@ TELLS_APART = ("contrastive",)
 def tries() -> list[tuple[str, str]]:
     """(term, detector) for all that the generic tests of terms try."""
     return [(term, kind) for term in TERMS for kind in STUDENT_TERMS.get(term, ("double", "yolov3_tiny"))]
+
+
+def need(name: str) -> None:
+    """Skip the test, with the reason, where the file or package of a detector of the catalogue is missing."""
+    case = DETECTORS[name]
+    if case.needs is not None and not case.needs.is_file():
+        pytest.skip(f"no file {case.needs.name} in the shared weights; set DETKD_SHARED")
+    if case.package is not None and importlib.util.find_spec(case.package) is None:
+        pytest.skip(f"no package {case.package}; pip install 'detkd[{case.package}]'")
 
 
 def build(name: str, seed: int = 0) -> Any:

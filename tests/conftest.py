@@ -28,6 +28,7 @@ def _load(name: str) -> ModuleType:
 
 
 _doubles = _load("doubles")
+_load("inversion_runs")
 
 
 @pytest.fixture(scope="session")

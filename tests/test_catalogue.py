@@ -40,11 +40,7 @@ NO_BOXES = [target(), target()]
 
 @pytest.fixture(scope="module", params=catalogue.DETECTORS)
 def name(request: pytest.FixtureRequest) -> str:
-    needs, package = catalogue.DETECTORS[request.param].needs, catalogue.DETECTORS[request.param].package
-    if needs is not None and not needs.is_file():
-        pytest.skip(f"no file {needs.name} in the shared weights; set DETKD_SHARED")
-    if package is not None and importlib.util.find_spec(package) is None:
-        pytest.skip(f"no package {package}; pip install 'detkd[{package}]'")
+    catalogue.need(request.param)
     return request.param
 
 

@@ -72,7 +72,7 @@ def test_all_that_comes_back_is_on_the_cpu() -> None:
     assert {type(tensor) for tensor in found} == {torch.Tensor}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device; the CPU test above sees to the rest")
 def test_detectors_on_a_gpu() -> None:
     given: Any = [(i.cuda(), {k: v.cuda() for k, v in t.items()} if t else t) for i, t in samples(2)]
     found = compare_features({"a": tiny(1).cuda()}, tiny(0).cuda(), given, pictures=1)

@@ -19,9 +19,7 @@ FAMILIES = [name for name, case in catalogue.DETECTORS.items() if name not in LE
 
 
 def built(name: str) -> Any:
-    case = catalogue.DETECTORS[name]
-    if case.needs is not None and not case.needs.is_file():
-        pytest.skip(f"needs {case.needs}")
+    catalogue.need(name)
     return catalogue.build(name)
 
 

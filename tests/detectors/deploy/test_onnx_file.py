@@ -44,8 +44,7 @@ def need_packages() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_it_says_what_the_detector_says(name: str, nms: bool, tmp_path: Path) -> None:
     need_packages()
-    if (needs := catalogue.DETECTORS[name].needs) is not None and not needs.is_file():
-        pytest.skip(f"needs {needs}")
+    catalogue.need(name)
     detector, path = catalogue.build(name), tmp_path / "model.onnx"
     graph = make_graph(detector, nms, raw=True)
     write_onnx(export_graph(graph), path, graph.outputs)
