@@ -193,7 +193,12 @@ def test_trained_with_the_loss_kept_in_checkpoints_and_no_part_of_the_student(
         return DistillationModule(of, teacher, loss, partial(torch.optim.SGD, lr=0.1, momentum=0.9), warmup_steps=0)
 
     def fit(of: DistillationModule, steps: int, callbacks: list[Any], ckpt: Path | None = None) -> None:
-        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": bool(callbacks)}
+        quiet = {
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": bool(callbacks),
+        }
         trainer = pl.Trainer(accelerator="cpu", max_steps=steps, callbacks=callbacks, **quiet)  # type: ignore[arg-type]
         data = DataLoader(doubles.Squares(8, labelled=False), batch_size=4, collate_fn=collate)  # an epoch has two steps
         trainer.fit(of, data, ckpt_path=None if ckpt is None else str(ckpt))
