@@ -13,11 +13,11 @@ from detkd.evaluation.corruptions.plasma import plasma
 DIRECTIONS = 5
 CRYSTAL = 48.0  # px, about the size of a patch of needles that lie in one direction
 NEEDLES = ((20.0, 1.6), (70.0, 4.0))  # px, length and width
-MEAN_RANGE, STD_RANGE = (90.0, 205.0), (42.0, 22.0)  # of the six photographs that are published, the darkest first
+LOOKS = ((131.0, 43.0), (207.0, 23.0), (207.0, 23.0), (152.0, 31.0), (124.0, 44.0))  # mean and std of the photographs in use
 
 
 def ice(height: int, width: int, rng: np.random.Generator) -> Floats:
-    """Draw frost: patches of needles, each patch in one of five directions, on clouds; bluish, of a brightness that is drawn too.
+    """Draw frost: patches of needles, each patch in one of five directions, on clouds; bluish, as bright as one of the photographs.
 
     Sizes are in pixels up to a longer side of 640, and grow with the image beyond, as a photograph would be enlarged.
 
@@ -36,8 +36,8 @@ def ice(height: int, width: int, rng: np.random.Generator) -> Floats:
     clouds = plasma(height, width, 1.6, rng)
     pane = _standard(_standard(needles) + 1.2 * _standard(clouds))
 
-    share, tint = rng.uniform(0, 1), rng.uniform(0.03, 0.15)
-    mean, std = (low + share * (high - low) for low, high in (MEAN_RANGE, STD_RANGE))
+    mean, std = LOOKS[rng.integers(len(LOOKS))]
+    tint = rng.uniform(0.03, 0.15)
     colour = np.array([1 - tint, 1, 1 + tint], np.float32)
     return (np.float32(mean) + np.float32(std) * pane)[..., None] * colour
 
