@@ -87,3 +87,20 @@ def test_mistakes(arguments: list[str], command: Command, tmp_path: Path, more: 
     assert message in command("evaluate", *arguments, more, cwd=tmp_path).error()
     assert not (tmp_path / "run" / "results.json").exists()
     assert not (tmp_path / "run" / "corruptions").exists()
+
+
+def test_a_damaged_image_that_a_worker_meets(arguments: list[str], command: Command, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "set" / "a.jpg")
+    content = (tmp_path / "set" / "a.jpg").read_bytes()
+    (tmp_path / "set" / "a.jpg").write_bytes(content[: len(content) // 2])
+    names = [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 40}]
+    boxes = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 16, 16]}]
+    square = [{"id": 1, "name": "square"}]
+    (tmp_path / "set" / "instances.json").write_text(
+        json.dumps({"images": names, "annotations": boxes, "categories": square})
+    )
+    message = command("evaluate", *arguments, "data.root=set", "data.num_workers=2", cwd=tmp_path).error()
+    assert message.startswith("error: ")
+    assert "a.jpg: expected an image that can be read" in message
+    assert len(message.splitlines()) == 1

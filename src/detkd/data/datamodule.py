@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from detkd.data.checks import OnProblem
 from detkd.data.dataset import spread
 from detkd.data.formats import Format, open_dataset
+from detkd.data.loading import Collating, Loader, Reporting
 from detkd.errors import InputError
 from detkd.structures import Resize, Target
 
@@ -97,15 +98,15 @@ class DetectionDataModule(LightningDataModule):
     def _loader(
         self, dataset: Dataset[Any], batch_size: int, shuffle: bool, generator: torch.Generator | None
     ) -> DataLoader[Any]:
-        return DataLoader(
-            dataset,
+        return Loader(
+            Reporting(dataset),
             batch_size=batch_size,
             shuffle=shuffle,
             drop_last=shuffle,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=collate,
+            collate_fn=Collating(collate),
             generator=generator,
         )
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import box_iou
 
 from detkd.boxes import area_xyxy, xyxy_to_xywh
 from detkd.data.dataset import Sample
+from detkd.data.loading import Collating, Loader, Reporting
 from detkd.detectors.modes import looking
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
@@ -96,14 +96,12 @@ def detect(
     Returns:
         one an image, in order, on the CPU: boxes xyxy in pixels of the *original* image, clipped to it; labels of the detector.
 
-    Raises InputError for a data set without images.
+    Raises InputError for a data set without images, and as the data set does when an image is read, whatever ``num_workers``.
     """
     if len(dataset) == 0:
         raise InputError("data: expected at least one image to run the detector on, found none")
     detector.to(device)
-    loader: DataLoader[Any] = DataLoader(
-        cast(Dataset[Sample], dataset), batch_size=batch_size, num_workers=num_workers, collate_fn=_as_list
-    )
+    loader = Loader(Reporting(dataset), batch_size=batch_size, num_workers=num_workers, collate_fn=Collating(_as_list))
     found: list[Detection] = []
     with looking(detector):
         for samples in loader:
