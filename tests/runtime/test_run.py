@@ -87,6 +87,11 @@ def test_write_text_replaces_the_whole_file(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
 
 
+def test_write_text_escapes_what_is_no_text(tmp_path: Path) -> None:
+    run.write_text(tmp_path / "a.csv", f"1,{os.fsdecode(bytes([255]))}.jpg,\u00fc")
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "1,\\udcff.jpg,\u00fc"
+
+
 def test_write_text_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
     run.write_text(path, "old")

@@ -246,8 +246,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    replace_file(path, text.encode())
+    """Write a text file whole or not at all; parts of file names that are no text are written as escapes."""
+    replace_file(path, text.encode("utf-8", "backslashreplace"))
 
 
 def prepare_multirun() -> None:
