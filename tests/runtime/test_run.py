@@ -49,6 +49,24 @@ def test_another_run_is_refused_naming_the_keys_and_leaves_the_folder_alone(tmp_
     assert (tmp_path / "config.yaml").read_bytes() == before
 
 
+def test_a_benchmark_takes_more_corruptions_and_no_other_seed(tmp_path: Path) -> None:
+    run.claim(config(corruptions={"names": ["fog"], "severities": [1], "seed": 0}), tmp_path)
+    run.write_results(tmp_path, {})
+    run.claim(config(corruptions={"names": ["fog", "snow"], "severities": [1, 2], "seed": 0}), tmp_path)
+    with pytest.raises(InputError, match=r"keys that differ: \['corruptions.seed'\]"):
+        run.claim(config(corruptions={"names": ["fog"], "severities": [1], "seed": 1}), tmp_path)
+    with pytest.raises(InputError, match=r"keys that differ: \['corruptions'\]"):
+        run.claim(config(corruptions=None), tmp_path)
+
+
+def test_a_job_of_a_sweep_with_other_corruptions_is_not_finished(tmp_path: Path, job: DictConfig) -> None:
+    first = config(corruptions={"names": ["fog"], "seed": 0})
+    run.claim(first, tmp_path)
+    run.write_results(tmp_path, {"a": 1})
+    assert (run.finished(first, tmp_path) or {})["a"] == 1
+    assert run.finished(config(corruptions={"names": ["fog", "snow"], "seed": 0}), tmp_path) is None
+
+
 def test_a_run_that_left_no_results_makes_way(tmp_path: Path) -> None:
     run.claim(config(), tmp_path)
     run.claim(config(seed=1), tmp_path)

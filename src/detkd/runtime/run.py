@@ -35,6 +35,8 @@ RESULTS_FILE = "results.json"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Not what makes a run another run: where it writes, and on what it runs.
 ELSEWHERE = ("out", "trainer", "logger", "callbacks")
+# Of corruptions: which of them are scored; each has a file of its own, so a folder takes more of them later.
+_EXTENT = ("names", "severities")
 # Of the trainer: where and how loudly it runs.
 _PLACE = ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "enable_progress_bar", "enable_model_summary")
 
@@ -138,10 +140,10 @@ def check_claim(cfg: DictConfig, folder: Path) -> None:
     resolved = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(resolved, dict)
     path = folder / CONFIG_FILE
-    mine = identity(resolved)
+    mine = _without_extent(identity(resolved))
     if path.is_file() and (folder / RESULTS_FILE).exists():
         try:
-            there = identity(OmegaConf.to_container(OmegaConf.load(path)))
+            there = _without_extent(identity(OmegaConf.to_container(OmegaConf.load(path))))
         except Exception as error:
             raise InputError(f"{path}: expected the config of a run, found {type(error).__name__}: {error}") from None
         if keys := differing(there, mine):
@@ -191,6 +193,12 @@ def identity(config: Any) -> dict[str, Any]:
     """The part of a resolved config that says which run it is, as plain json values."""
     kept = {k: v for k, v in config.items() if k not in ELSEWHERE} if isinstance(config, dict) else {}
     return json.loads(json.dumps(kept, default=str))
+
+
+def _without_extent(config: dict[str, Any]) -> dict[str, Any]:
+    """An identity in which two benchmarks are the same run where one has more corruptions."""
+    of = config.get("corruptions")
+    return config | {"corruptions": {k: v for k, v in of.items() if k not in _EXTENT}} if isinstance(of, dict) else config
 
 
 def _training(config: Any) -> Any:
