@@ -34,12 +34,16 @@ class Tide:
 
 @dataclass(frozen=True)
 class _Found:
-    """A detection that counts. kind: "hit" or one of the first five of ``ERRORS``. box: what it found, or would have if mended."""
+    """A detection. kind: "hit" or one of the first five of ``ERRORS``. box: what it found, or would have if mended.
+
+    void: it lies in a crowd, so it is no false alarm.
+    """
 
     score: float
     label: int
     kind: str
     box: Box | None
+    void: bool = False
 
 
 def tide(scene: Scene, t_f: float = 0.5, t_b: float = 0.1) -> Tide:
@@ -49,17 +53,18 @@ def tide(scene: Scene, t_f: float = 0.5, t_b: float = 0.1) -> Tide:
     Loc: own in [t_b, t_f). Else Cls: others in [t_f, 1]. Else Dupe: own in [t_f, 1], and the box is taken. Else Bkg: both below t_b. Else
     Both: others in [t_b, t_f). Miss: a box that nothing found and that no Cls or Loc detection overlaps most.
 
-    Mending: Cls and Loc find the box that they overlap most; of several detections that then have one box the best score stays, the others are
-    suppressed. Both, Dupe and Bkg are suppressed. Miss: there are fewer boxes to find. FP: all false alarms are suppressed. FN: only
-    found boxes are there to find.
+    Mending: of the Cls and Loc detections that overlap one box most, which nothing found, the best score finds it when its kind is mended; all
+    others of the kind are suppressed. Both, Dupe and Bkg are suppressed. Miss: there are fewer boxes to find. FP: all false alarms are
+    suppressed. FN: only found boxes are there to find.
 
     Args:
-        scene: see :func:`~detkd.evaluation.matching.make_scene`. Detections of classes without a box are left out, as in the scores; those that
-            lie in a crowd of their class are neither hit nor error.
+        scene: see :func:`~detkd.evaluation.matching.make_scene`. Detections of classes without a box are left out, as in the scores. Those that
+            lie in a crowd of their class are no false alarms, and Both, Dupe and Bkg among them are left out; Loc and Cls are mended.
 
-    Source: Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors, ECCV 2020, sections 2.2 and 2.3. The paper does not
-    say which kind goes first where several fit; this is the order of its authors' toolbox. A class in which mending leaves no box to find
-    scores 1 without a false alarm and 0 with one; the paper does not name the case. Raises InputError without any box.
+    Source: Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors, ECCV 2020, sections 2.2 and 2.3. Where the paper leaves
+    a choice, this gives the numbers of its authors' toolbox (tidecv 1.0.1), from which published tables are: the order of the kinds, crowds,
+    and that a detection which found its box keeps it, where the paper lets the best score have it. A class in which mending leaves no box to
+    find scores 1 without a false alarm and 0 with one; the paper does not name the case. Raises InputError without any box.
     """
     if not 0 < t_b < t_f <= 1:
         raise ValueError(f"expected 0 < t_b < t_f <= 1, got t_b={t_b} and t_f={t_f}")
@@ -106,11 +111,10 @@ def _sort_image(number: int, found: Boxes, true: Boxes, t_f: float, t_b: float) 
     mine, others = (np.where(own & counts, overlap, 0.0), np.where(~own & counts, overlap, 0.0))
     sorted_: list[_Found] = []
     for d, (score, label) in enumerate(zip(found.scores.tolist(), found.labels.tolist())):
-        if taken[d] >= 0 and true.void[taken[d]]:
-            continue
+        void = bool(taken[d] >= 0 and true.void[taken[d]])
         best, other = (float(row[d].max(initial=0.0)) for row in (mine, others))
         box: int | None = None
-        if taken[d] >= 0:
+        if taken[d] >= 0 and not void:
             kind, box = "hit", int(taken[d])
         elif t_b <= best < t_f:
             kind, box = "Loc", int(mine[d].argmax())
@@ -120,19 +124,23 @@ def _sort_image(number: int, found: Boxes, true: Boxes, t_f: float, t_b: float) 
             kind = "Dupe"
         else:
             kind = "Bkg" if max(best, other) < t_b else "Both"
-        sorted_.append(_Found(score, label, kind, None if box is None else (number, box)))
+        if box is not None or not void:
+            sorted_.append(_Found(score, label, kind, None if box is None else (number, box), void))
     return sorted_
 
 
 def _mend(found: Sequence[_Found], kind: str, label_of: dict[Box, int]) -> list[_Found]:
     """Let the errors of a kind find their boxes; ``found`` is best score first, and so is what comes back."""
-    result: list[_Found] = []
-    taken: set[Box] = set()
+    hits = {f.box for f in found if f.kind == "hit"}
+    first: dict[Box, _Found] = {}  # of what is about a box that nothing found, Cls and Loc alike, the best score
     for f in found:
-        if f.kind not in ("hit", kind):
+        if f.kind in _FIXABLE and f.box is not None and f.box not in hits:
+            first.setdefault(f.box, f)
+    result: list[_Found] = []
+    for f in found:
+        if f.kind != kind:
             result.append(f)
-        elif f.box is not None and f.box not in taken:
-            taken.add(f.box)
+        elif f.box is not None and first.get(f.box) is f:
             result.append(_Found(f.score, label_of[f.box], "hit", f.box))
     return result
 
@@ -141,7 +149,8 @@ def _mean(found: Sequence[_Found], total: dict[int, int]) -> float:
     """AP50 over the classes of ``total``, of detections best score first."""
     hits: dict[int, list[bool]] = defaultdict(list)
     for f in found:
-        hits[f.label].append(f.kind == "hit")
+        if not f.void:
+            hits[f.label].append(f.kind == "hit")
     values = [
         average_precision(np.asarray(hits[label], bool), count) if count else float(not hits[label])
         for label, count in total.items()
