@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from detkd.errors import InputError
 from detkd.runtime.gallery import read_scores, write_gallery
 from detkd.runtime.run import entry_point
+from detkd.runtime.static import announce
 
 
 @entry_point("gallery")
@@ -18,7 +19,7 @@ def main(cfg: DictConfig) -> Path:
         raise InputError("data.root: expected the folder of a complete set, like data.root=DIR, found none")
     root = Path(cfg.data.root)
     page = write_gallery(root, None if cfg.out is None else Path(cfg.out), read_scores(root))
-    print(f"open {page.resolve()}")
+    announce(page)
     return page
 
 

@@ -11,6 +11,7 @@ from detkd.errors import InputError
 from detkd.runtime.report.build import make_report
 from detkd.runtime.report.write import write_report
 from detkd.runtime.run import entry_point
+from detkd.runtime.static import announce
 
 
 @entry_point("report")
@@ -23,7 +24,7 @@ def main(cfg: DictConfig) -> Path:
     page = write_report(report, Path(cfg.out))
     for problem in [*report.problems, *report.lineage.warnings]:
         print(f"warning: {problem}", file=sys.stderr, flush=True)
-    print(f"open {page.resolve()}")
+    announce(page)
     return page
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,18 @@ def test_a_report_names_what_it_could_not_read(runs: Path, command: Command, tmp
 def test_one_folder_needs_no_list(runs: Path, command: Command, tmp_path: Path) -> None:
     command("report", f"runs={runs / 'a'}", "out=out", "title=Mine", cwd=tmp_path).ok()
     assert "<title>Mine</title>" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_folder_in_bytes_of_no_encoding(runs: Path, command: Command, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"b\xff")
+    try:
+        odd.mkdir()
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    runs.rename(odd / "runs")
+    done = command("report", "runs=runs", "out=out", cwd=odd).ok()
+    assert done.stdout.strip() == f"open {tmp_path}/b?/out/report.html"
+    assert 'href="../runs/a"' in (odd / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -137,6 +138,14 @@ def test_links_lead_from_anywhere_to_the_set(tmp_path: Path) -> None:
     root = make_store(tmp_path / "a set#1?%")
     assert told(write_gallery(root, tmp_path / "pages" / "deep"))["root"] == "../../a%20set%231%3F%25"
     assert told(write_gallery(root, root))["root"] == "."
+
+
+def test_links_lead_to_a_name_in_bytes_of_no_encoding(tmp_path: Path) -> None:
+    try:
+        root = make_store(tmp_path / os.fsdecode(b"b\xff"))
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    assert told(write_gallery(root, tmp_path / "page"))["root"] == "../b%FF"
 
 
 def test_the_page_holds_all_that_it_runs_and_asks_for_nothing_else() -> None:

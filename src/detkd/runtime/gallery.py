@@ -161,7 +161,7 @@ def _relative(root: Path, out: Path) -> str:
         path = os.path.relpath(root.resolve(), out.resolve())
     except ValueError as error:  # on Windows, on another drive
         raise InputError(f"out: expected a folder on the drive of {root}, found {out}") from error
-    return quote(Path(path).as_posix())
+    return quote(os.fsencode(Path(path).as_posix()))  # names may be bytes of any encoding
 
 
 def _short(value: float) -> float:

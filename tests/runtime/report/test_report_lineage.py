@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from detkd.errors import InputError
-from detkd.runtime.report.charts import lineage_chart
-from detkd.runtime.report.lineage import Lineage, detector_name, layers, trace
+from detkd.runtime.report.lineage import Edge, Lineage, Node, detector_name, layers, trace
+from detkd.runtime.report.lineage_chart import lineage_chart
 from detkd.runtime.report.runs import Run
 
 T, S, D = "t" * 64, "s" * 64, "d" * 64
@@ -128,3 +128,43 @@ def test_names_in_the_drawing_are_text() -> None:
 )
 def test_what_a_config_calls_its_detector(node: Any, name: str) -> None:
     assert detector_name(node) == name
+
+
+def test_detectors_without_a_hash_are_told_apart_by_their_place_or_settings() -> None:
+    def scores(run: str, ap50: float, **teacher: Any) -> Run:
+        return Run(run, Path("/runs") / run, "evaluate", {"teacher": teacher, "data": {"root": "/d/y"}}, {"ap50": ap50})
+
+    lineage = trace(
+        [
+            scores("a", 0.5, path="/m/student.safetensors"),
+            scores("b", 0.7, path="/x/m/student.safetensors"),
+            scores("c", 0.6, path="/x/../m/student.safetensors"),
+            scores("d", 0.1, name="big", seed=0),
+            scores("e", 0.2, name="big", seed=1),
+        ]
+    )
+    assert [(node.name, [run.name for run in node.runs]) for node in lineage.nodes.values()] == [
+        ("/m/student.safetensors", ["a", "c"]),
+        ("/x/m/student.safetensors", ["b"]),
+        ("big", ["d"]),
+        ("big", ["e"]),
+    ]
+
+
+def test_no_file_of_another_folder_is_hashed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"x")
+    (tmp_path / "run").mkdir()
+    asked: list[Path] = []
+    run = Run("r", tmp_path / "run", "distill", {"data": {}}, {"student": "../secret"})
+    trace([run], hash_file=lambda path: str(asked.append(path)))
+    assert asked == []
+
+
+def test_a_source_stands_just_before_what_came_of_it() -> None:
+    real = distilled("real student", data_sha256=None, root="/photos", student_sha256="9" * 64)
+    columns = layers(trace([inverted(), distilled(), real]))
+    assert [[node.name for node in layer] for layer in columns] == [["big", "photos"], ["set", "real student"], ["student"]]
+    late = trace([inverted(), distilled()])
+    late.nodes["photos"] = Node("photos", "set", "photos")
+    late.edges.append(Edge("photos", f"detector:{S}", "trained on", "path"))
+    assert [[node.name for node in layer] for layer in layers(late)] == [["big"], ["set", "photos"], ["student"]]

@@ -3,20 +3,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 
 from detkd.data.store import StoreWriter
 from detkd.errors import InputError
+from detkd.runtime.report import build
 from detkd.runtime.report.blocks import Box, Curves
 from detkd.runtime.report.build import make_report
-from detkd.runtime.report.charts import curves_chart, thin
+from detkd.runtime.report.charts import curves_chart, number, thin
+from detkd.runtime.report.lineage import trace
 from detkd.runtime.report.markup import element
 from detkd.runtime.report.page import report_page
 from detkd.runtime.report.pictures import picture
@@ -135,8 +139,8 @@ def test_what_does_not_fit_is_left_out_pictures_first_and_said(runs: Path, tmp_p
     whole = report_page(report, tmp_path)
     less = report_page(report, tmp_path, limit=len(whole) - 100_000)
     assert len(less) < len(whole) - 100_000
-    assert b"left out, the page would be too large" in less
-    assert b"left out, the page would be too large" not in whole
+    assert b"Left out, the page would be too large: Figures" in less
+    assert b"Left out, the page would be too large" not in whole
     assert less.count(b"<polyline") == whole.count(b"<polyline")
 
 
@@ -149,6 +153,145 @@ def test_long_tables_are_cut_on_the_page_and_whole_in_the_csv(tmp_path: Path) ->
     assert ">r199<" in page
     assert ">r200<" not in page
     assert "r499,x,499" in report_csv(report)
+
+
+def test_many_runs_of_many_classes_stay_under_the_limit_and_it_is_said(tmp_path: Path) -> None:
+    per_class = {f"class {i}": i / 1000 for i in range(100)}
+    for i in range(60):
+        write_run(
+            tmp_path / "runs" / f"r{i}", {"teacher": {}, "data": {"root": "/sets/d"}}, {"ap50": 0.5, "per_class": per_class}
+        )
+    report = make_report([tmp_path / "runs"])
+    limit = 400_000
+    assert len(report_page(report, tmp_path)) > 2 * limit
+    page = report_page(report, tmp_path, limit)
+    assert len(page) < limit
+    assert b"Left out, the page would be too large: Per class: sets/d." in page
+    assert b"<h4>Scores on " in page
+    assert "r59" in report_csv(report)
+    assert ",Per class: " in report_csv(report)
+
+
+def test_a_lineage_of_many_is_drawn_in_groups_or_not_at_all(tmp_path: Path) -> None:
+    for i in range(40):
+        config = {"student": {}, "data": {"root": f"/sets/{i if i < 35 else 0}"}}
+        write_run(tmp_path / f"s{i:02}", config, {"student_sha256": f"{i:064}"})
+    page = report_page(make_report([tmp_path]), tmp_path).decode()
+    assert "75 detectors and sets are too many to be drawn" in page
+    assert '<svg class="lineage"' not in page
+    assert "<details open><summary>Lineage as a table" in page
+    few = [tmp_path / f"s{i:02}" for i in (0, *range(35, 40))]
+    for i in range(40):
+        write_run(tmp_path / f"s{i:02}", {"student": {}, "data": {"root": "/sets/0"}}, {"student_sha256": f"{i:064}"})
+    page = report_page(make_report([tmp_path]), tmp_path).decode()
+    assert "40 detectors</text>" in page
+    assert "Of 41 detectors and sets, those of the same sources are one box" in page
+    assert "one box" not in report_page(make_report(few), tmp_path).decode()
+
+
+NASTY = (
+    "a\0b",
+    "\ud800",
+    "x" * 5000,
+    float("nan"),
+    float("-inf"),
+    10**400,
+    [],
+    {"a": [1]},
+    True,
+    "",
+    ["a"],
+    "../../etc/passwd",
+)
+
+
+@pytest.mark.parametrize("value", NASTY, ids=lambda v: repr(v)[:20])
+def test_no_value_in_a_run_keeps_the_others_from_being_shown(value: Any, runs: Path, tmp_path: Path) -> None:
+    keys = "ap ap50 images per_class scored_on scored_sha256 student student_sha256 teacher_sha256 data_sha256 command versions"
+    keys += " detector_sha256 runs resamples teacher_ap50 verifier_ap50"
+    node = {"root": value, "path": value, "name": value}
+    for kind, parts in (("student", ("student", "teacher", "data")), ("scores", ("teacher", "data"))):
+        config = yaml.safe_dump(dict.fromkeys(parts, node)).encode("utf-8", "surrogatepass")
+        for folder, results in {
+            kind: dict.fromkeys(keys.split(), value),
+            f"{kind} compared": {"command": "python -m detkd.compare", "runs": value},
+            **{f"{kind} {key}": {key: value} for key in keys.split()},
+        }.items():
+            (runs / folder).mkdir(exist_ok=True)
+            (runs / folder / "config.yaml").write_bytes(
+                config if folder == kind else f"{parts[0]}: {{}}\ndata: {{}}\n".encode()
+            )
+            (runs / folder / "results.json").write_text(json.dumps(results))
+    (runs / "scores" / "detections.json").write_text(json.dumps([{"score": value, "image_id": value}]))
+    report = make_report([runs], images=2)
+    assert any(section.run.name == "set" for section in report.sections)
+    write_report(report, tmp_path / "out")
+    json.loads((tmp_path / "out" / "report.json").read_text())
+
+
+def test_a_score_that_is_no_number_is_named(runs: Path) -> None:
+    for score in ("NaN", "Infinity", "1" + "0" * 400):
+        (runs / "scores" / "detections.json").write_text(f'[{{"image_id": 1, "score": {score}}}]')
+        (problem,) = make_report([runs]).problems
+        assert "detections.json: expected detections in COCO's results format" in problem
+    (runs / "scores" / "detections.json").write_text('[{"image_id": 1, "score": 1e308}, {"image_id": 1, "score": -1}]')
+    assert make_report([runs]).problems == ()
+
+
+def test_a_run_that_a_stage_stumbles_over_is_named_and_the_others_shown(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(found: Any, *rest: Any, **more: Any) -> Any:
+        if any(run.name == "scores" for run in found):
+            raise ZeroDivisionError("by zero")
+        return trace(found, *rest, **more)
+
+    monkeypatch.setattr(build, "trace", stumble)
+    report = make_report([runs])
+    assert [section.run.name for section in report.sections] == ["set", "student"]
+    assert report.problems == ("scores: cannot be shown (ZeroDivisionError: by zero); the run is left out",)
+    with pytest.raises(InputError, match="expected at least one run that can be read, found none: scores: cannot"):
+        make_report([runs / "scores"])
+
+
+def test_names_in_bytes_of_no_encoding(runs: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"b\xff")
+    try:
+        runs.rename(odd)
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    page = write_report(make_report([odd]), tmp_path / "out")
+    assert b'href="../b%FF/scores"' in page.read_bytes()
+    report = write_report(make_report([odd]), odd / "report")
+    assert b'href="../scores"' in report.read_bytes()
+
+
+def test_every_csv_is_read_and_pictures_beyond_the_first_are_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", {"a": 1})
+    for i in range(30):
+        (folder / f"t{i:02}.csv").write_text("name,x\na,1\n")
+        Image.new("RGB", (4, 4)).save(folder / f"p{i:02}.png")
+    report = make_report([folder])
+    assert "t29.csv,a,x,1" in report_csv(report)
+    assert report.problems == ("run: 24 of 30 pictures are shown; not shown: p24.png, p25.png, p26.png and 3 more",)
+
+
+def test_numbers_keep_their_digits_and_what_is_none_is_none_in_all_files(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", {"a": 1}, {"seconds": 18000.53, "loss": float("nan"), "top": float("inf")})
+    (folder / "metrics.csv").write_text("epoch,step,train/loss\n0,1000001,2.5\n0,1000011,1.5\n0,1000011.5,1\n")
+    report = make_report([folder])
+    rows = [tuple(row) for row in csv.reader(io.StringIO(report_csv(report)))]
+    assert [row[2] for row in rows if row[1] == "curves"] == ["1000001", "1000011", "1000011.5"]
+    assert [row[4] for row in rows if row[1] == "Results"] == ["18000.53", "", ""]
+    markdown = report_markdown(report)
+    assert "| seconds | 18001 |" in markdown
+    assert "| loss |  |" in markdown
+    assert report_json(report)["runs"][0]["results"] == {"seconds": 18000.53, "loss": None, "top": None}
+    page = report_page(report, tmp_path).decode()
+    assert ">18001<" in page
+    assert 'data-number="nan"' not in page
+    assert ">nan<" not in page
+    assert [number(value) for value in (18000.53, 1000001.0, 0.00012345, float("inf"), 1e308)] == [
+        *("18001", "1000001", "0.000123", "inf", "1e+308")
+    ]
 
 
 def test_bad_arguments(runs: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from detkd.errors import InputError
-from detkd.runtime.report.runs import find_runs, kind_of, read_runs, select, short_names
+from detkd.runtime.report.runs import find_runs, kind_of, read_runs, resolved, select, short_names
 
 
 def write_run(folder: Path, config: dict[str, Any], results: Any = None) -> Path:
@@ -22,8 +23,10 @@ def write_run(folder: Path, config: dict[str, Any], results: Any = None) -> Path
 def test_runs_are_found_below_a_folder_and_nothing_inside_of_a_run(tmp_path: Path) -> None:
     for name in ("b", "a/1", "a/0", "a/0/wandb/run/files", "c/shards", "c/.hidden"):
         write_run(tmp_path / name, {"seed": 0})
-    assert [p.relative_to(tmp_path).as_posix() for p in find_runs(tmp_path)] == ["a/0", "a/1", "b"]
-    assert find_runs(tmp_path / "b") == [tmp_path / "b"]
+    found, problems = find_runs(tmp_path)
+    assert [p.relative_to(tmp_path).as_posix() for p in found] == ["a/0", "a/1", "b"]
+    assert problems == []
+    assert find_runs(tmp_path / "b") == ([tmp_path / "b"], [])
 
 
 def test_the_kind_is_the_recorded_command_else_what_the_files_hold() -> None:
@@ -56,12 +59,37 @@ def test_damaged_runs_are_named_and_the_others_read(tmp_path: Path) -> None:
     write_run(tmp_path / "manifest", {"seed": 0})
     (tmp_path / "manifest" / "manifest.json").write_text('{"format": "detkd.store"}')
     (tmp_path / "empty folder").mkdir()
+    write_run(tmp_path / "emptied", {"seed": 0}, {"ap": 0.5})
+    (tmp_path / "emptied" / "config.yaml").write_bytes(b"")  # cut off by a full disk
+    (tmp_path / "lost").mkdir()
+    (tmp_path / "lost" / "results.json").write_text("{}")
+    deep: dict[str, Any] = {}
+    for _ in range(200):
+        deep = {"a": [deep]}
+    write_run(tmp_path / "deep", {"seed": 0}, deep)
     runs, problems = read_runs([tmp_path, tmp_path / "empty folder"])
     assert [run.name.split("/")[-1] for run in runs] == ["good", "unfinished"]
     assert (runs[0].results, runs[1].results) == ({"ap": 0.5}, None)
-    assert len(problems) == 7
-    for name in ("json", "list", "yaml", "binary", "plain", "manifest", "empty folder"):
+    assert len(problems) == 10
+    for name in ("json", "list", "yaml", "binary", "plain", "manifest", "empty folder", "emptied", "lost", "deep"):
         assert any(name in problem for problem in problems), name
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "good", {"seed": 0})
+    (tmp_path / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:  # the superuser may look into any folder
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    runs, problems = read_runs([tmp_path])
+    assert [run.name for run in runs] == ["good"]
+    (problem,) = problems
+    assert "locked: expected a folder to look for runs in" in problem
 
 
 def test_interpolations_that_do_not_resolve_are_no_damage(tmp_path: Path) -> None:
@@ -82,3 +110,9 @@ def test_select_follows_dots() -> None:
     assert select({"a": {"b": 1}}, "a.b") == 1
     assert select({"a": 2}, "a.b") is None
     assert select(None, "a") is None
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\udcff\ud800"])
+def test_a_path_that_no_file_system_takes_is_none(path: str) -> None:
+    assert resolved(path) is None
+    assert resolved("a/../b") == Path("b").resolve()

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from detkd.runtime.report.blocks import Curves
+from detkd.runtime.report.charts import curves_chart
 from detkd.runtime.report.runs import Run
 from detkd.runtime.report.scores import loss_comparison, other_table, score_tables, set_table
 
@@ -30,6 +31,16 @@ def test_runs_on_other_sets_are_apart_and_it_is_said() -> None:
     assert [[row[0] for row in table.rows] for table in tables] == [["a"], ["b"]]
     assert all("do not compare across tables" in table.note for table in tables)
     assert [table.title[-8:] for table in tables] == ["(1 of 2)", "(2 of 2)"]
+
+
+def test_another_set_is_claimed_only_where_all_recorded_theirs() -> None:
+    runs = [scored("a", 0.5, scored_sha256="1" * 64), scored("b", 0.25, scored_sha256="2" * 64), scored("c", 0.4)]
+    first, second, unknown = (table.note for table in score_tables(runs))
+    assert "another set than the other tables that recorded theirs; the rest may be of the same set" in first
+    assert first == second
+    assert "may be of the same set: not recorded" in unknown
+    assert not any("do not compare" in note for note in (first, second, unknown))
+    assert "other tables" not in score_tables(runs[:1])[0].note.lower()
 
 
 def test_without_a_hash_the_place_decides_and_it_is_said() -> None:
@@ -69,3 +80,7 @@ def test_losses_in_one_chart_where_two_runs_have_them() -> None:
     a, b = scored("a", 0.1), scored("b", 0.1)
     assert list(loss_comparison([(a, [chart]), (b, [chart])])[0].lines) == ["a", "b"]
     assert loss_comparison([(a, [chart]), (b, [])]) == []
+    (many,) = loss_comparison([(scored(f"r{i}", 0.1), [chart]) for i in range(105)])
+    assert list(many.lines) == [f"r{i}" for i in range(8)]
+    assert "the first 8 of 105 runs" in many.note
+    assert "the first 8 of 105 runs" in curves_chart(many)

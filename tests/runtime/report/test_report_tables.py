@@ -64,8 +64,11 @@ def test_logs_of_several_starts_go_on_after_each_other_totals_first(tmp_path: Pa
         (1234.567, "1235"),
         (1e-05, "1e-05"),
         ("<b>", "<b>"),
-        (float("nan"), "nan"),
-        (float("inf"), "inf"),
+        (18000.53, "18001"),
+        (-123456789.5, "-123456790"),
+        (2.5e17, "2.5e+17"),
+        (float("nan"), ""),
+        (float("-inf"), ""),
         (0.0, "0.000"),
     ],
 )
@@ -74,4 +77,11 @@ def test_cells_as_a_reader_sees_them(value: object, text: str) -> None:
 
 
 def test_text_that_is_no_number_stays_text() -> None:
-    assert [cell_of(text) for text in ("7", "7.5", "x7", "")] == [7, 7.5, "x7", None]
+    assert [cell_of(text) for text in ("7", "7.5", "x7", "", "-2e3", "0", "0.5")] == [7, 7.5, "x7", None, -2000.0, 0, 0.5]
+    for name in ("000000397133", "1_000", "infinity", "nan", "1e999", "٣", "+1", "1\n", "1" * 5000, " 1", "-"):
+        assert cell_of(name) == name
+
+
+def test_the_first_column_names_rows_and_stays_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image_id,n\n397133,000000397133\n,2\n")
+    assert csv_table(tmp_path / "a.csv").rows == (("397133", "000000397133"), ("", 2))

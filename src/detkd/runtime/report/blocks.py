@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Curves:
-    """Lines over a common x. lines: (x, y) points by name, x rising."""
+    """Lines over a common x. lines: (x, y) points by name, x rising. note: what a reader must know of them."""
 
     title: str
     x: str
     lines: Mapping[str, Sequence[tuple[float, float]]]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,17 @@ def is_number(value: object) -> bool:
 
 
 def text_of(value: Cell) -> str:
-    """A cell as a reader sees it: fractions with 3 digits, others with 4 that count; nothing for None."""
+    """A cell as a reader sees it: fractions with 3 digits, others with 4 that count or whole; nothing for None, NaN and infinity."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        if value == int(value) if abs(value) < 1e15 else False:
+        if not math.isfinite(value):
+            return ""
+        if abs(value) < 1e15 and value == int(value):
             return f"{value:.3f}" if abs(value) <= 1 else f"{int(value)}"
+        if 1000 <= abs(value) < 1e15:
+            return f"{value:.0f}"
         return f"{value:.3f}" if 0.001 <= abs(value) < 1 else f"{value:.4g}"
     return str(value)

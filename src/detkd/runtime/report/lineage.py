@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,14 +10,17 @@ from typing import Any, Literal
 
 from detkd.detectors.checkpoint import fingerprint_file
 from detkd.errors import InputError
-from detkd.runtime.report.blocks import Cell, Table, is_number
-from detkd.runtime.report.runs import Run, select
+from detkd.runtime.report.blocks import Cell, Table, is_number, text_of
+from detkd.runtime.report.runs import Run, resolved, select
 from detkd.runtime.report.scores import set_name
 
 
 @dataclass
 class Node:
-    """A detector or a set of images. sha256: None where it is not known. runs: those that made it, or scored it. notes: lines under its name."""
+    """A detector or a set of images, or several in one.
+
+    sha256: None where it is not known. runs: those that made it, or scored it. notes: lines under its name. members: the names of several.
+    """
 
     key: str
     kind: Literal["detector", "set"]
@@ -24,6 +28,7 @@ class Node:
     sha256: str | None = None
     runs: list[Run] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,13 @@ def trace(runs: Sequence[Run], hash_file: Callable[[Path], str] = fingerprint_fi
 
 
 def layers(lineage: Lineage) -> list[list[Node]]:
-    """Nodes by the longest way that leads to them, sources first; in order of appearance."""
+    """Nodes by the longest way that leads to them, in order of appearance; what came from nothing stands just before what came of it."""
     depth = dict.fromkeys(lineage.nodes, 0)
     for _ in lineage.nodes:  # longest ways settle in as many rounds as there are nodes; a circle cannot keep it from ending
         for edge in lineage.edges:
             depth[edge.target] = min(max(depth[edge.target], depth[edge.source] + 1), len(depth) - 1)
+    for key in set(depth) - {edge.target for edge in lineage.edges}:
+        depth[key] = min((depth[edge.target] - 1 for edge in lineage.edges if edge.source == key), default=0)
     found: list[list[Node]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
     for key, node in lineage.nodes.items():
         found[depth[key]].append(node)
@@ -91,16 +98,17 @@ def _student(lineage: Lineage, run: Run, hash_file: Callable[[Path], str]) -> No
     if run.results is None:
         return
     sha256 = run.found.get("student_sha256")
-    path = run.folder / str(run.found.get("student") or "student.safetensors")
-    if not isinstance(sha256, str) and path.is_file():
-        try:
+    name = str(run.found.get("student") or "student.safetensors")
+    path = resolved(run.folder / Path(name).name)  # no file of another folder
+    try:
+        if not isinstance(sha256, str) and path is not None and path.is_file():
             sha256 = hash_file(path)
-        except InputError as error:
-            lineage.warnings.append(f"{run.name}: {error}")
+    except (InputError, OSError) as error:
+        lineage.warnings.append(f"{run.name}: {error}")
     node = _detector(lineage, sha256 if isinstance(sha256, str) else None, run.name, run.name)
     node.runs.append(run)
     if is_number(run.found.get("ap50")):
-        node.notes.append(f"AP50 {run.found['ap50']:.3f} on {set_name(run)}")
+        node.notes.append(f"AP50 {text_of(run.found['ap50'])} on {set_name(run)}")
 
 
 def _trace_set(lineage: Lineage, run: Run) -> None:
@@ -148,19 +156,22 @@ def _trace_scores(lineage: Lineage, run: Run) -> None:
     """A detector that was scored: its score goes under its name, and where it has none yet it gets a node."""
     sha256 = run.found.get("detector_sha256")
     path = select(run.config, "teacher.path")
+    teacher = run.config.get("teacher")
     known: Node | None = None
-    if not isinstance(sha256, str) and isinstance(path, str):
-        folder = Path(path).resolve().parent
+    place = resolved(path) if isinstance(path, str) else None
+    if isinstance(sha256, str):
+        known = _detector(lineage, sha256, detector_name(teacher))
+    elif place is not None:
         known = next(
-            (n for n in lineage.nodes.values() if n.kind == "detector" and any(r.folder == folder for r in n.runs)), None
+            (n for n in lineage.nodes.values() if n.kind == "detector" and any(r.folder == place.parent for r in n.runs)), None
         )
-    if known is None:
-        key = None if isinstance(sha256, str) else f"detector of {detector_name(run.config.get('teacher'))}"
-        known = _detector(lineage, sha256 if isinstance(sha256, str) else None, detector_name(run.config.get("teacher")), key)
+    if known is None:  # nodes of other places or settings stay apart, though their short names may be the same
+        name = str(path) if place is not None else detector_name(teacher)
+        known = _detector(lineage, None, name, f"of {place or json.dumps(teacher, sort_keys=True, default=str)}")
     if run not in known.runs:
         known.runs.append(run)
     if is_number(run.found.get("ap50")):
-        known.notes.append(f"AP50 {run.found['ap50']:.3f} on {set_name(run)}")
+        known.notes.append(f"AP50 {text_of(run.found['ap50'])} on {set_name(run)}")
 
 
 def _detector(lineage: Lineage, sha256: str | None, name: str, unknown: str | None = None) -> Node:
@@ -187,7 +198,7 @@ def _items(value: Any) -> list[tuple[Any, Cell]]:
 def _set_at(lineage: Lineage, root: Any) -> Node | None:
     if not isinstance(root, str) or not root:
         return None
-    place = Path(root).resolve()
+    place = resolved(root)
     return next((n for n in lineage.nodes.values() if n.kind == "set" and any(r.folder == place for r in n.runs)), None)
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from detkd.runtime.report.blocks import Block, Curves, Gallery, Picture, Table, Tree, is_number, text_of
 from detkd.runtime.report.build import Report
-from detkd.runtime.report.charts import curves_chart, lineage_chart
+from detkd.runtime.report.charts import curves_chart
+from detkd.runtime.report.lineage_chart import lineage_chart
+from detkd.runtime.report.lineage_groups import DRAWN, grouped
 from detkd.runtime.report.markup import Html, Value, element, join
 from detkd.runtime.report.read import Section
+from detkd.runtime.report.room import Part, fitting, shown
 from detkd.runtime.static import fill_page
 
 LIMIT = 9_500_000  # bytes of a page; what does not fit is left out, and said
@@ -24,29 +26,23 @@ OPEN = 4  # runs at most that are unfolded from the start
 _SOURCE = Path(__file__).with_name("page_source")
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Something that may be left out where the page would be too large. rank: lower ones are kept first."""
-
-    title: str
-    markup: Html
-    rank: int
-
-
 def report_page(report: Report, out: Path, limit: int = LIMIT) -> bytes:
     """The page of a report, to be written into the folder ``out``: links to runs and galleries are relative to it.
 
-    The same bytes for the same runs at the same relative places. Pictures, then charts and tables of single runs, are left out
-    where the page would have more than ``limit`` bytes.
+    The same bytes for the same runs at the same relative places. Pictures, then charts of single runs, their tables and those over
+    all runs are left out where the page would have more than ``limit`` bytes.
     """
-    whole = [*_problems(report), *_lineage(report), *_summary(report)]
+    whole = [*_problems(report), *_lineage(report)]
+    summary = _summary(report)
     sections = [(_head(section, out), _parts(section, out)) for section in report.sections]
     room = limit - len(join(whole).encode()) - sum(len(join(head).encode()) + 2000 for head, _ in sections) - 60_000
-    kept = _fitting([part for _, parts in sections for part in parts], room)
+    kept = fitting([*summary, *(part for _, parts in sections for part in parts)], room)
     runs = [
-        _run(section, number, head, [part.markup if id(part) in kept else _left_out(part) for part in parts], len(sections))
+        _run(section, number, head, shown(parts, kept), len(sections))
         for number, (section, (head, parts)) in enumerate(zip(report.sections, sections), 1)
     ]
+    if summary:
+        whole.append(element("section", {"id": "scores"}, element("h2", None, "Side by side"), shown(summary, kept)))
     content = join([*whole, element("section", {"id": "runs"}, element("h2", None, "Runs"), runs)])
     counts = Counter(section.run.kind for section in report.sections)
     about = f"{len(report.sections)} runs: " + ", ".join(f"{count} {kind}" for kind, count in counts.items())
@@ -75,30 +71,33 @@ def _lineage(report: Report) -> list[Html]:
     lineage = report.lineage
     if not lineage.nodes:
         return []
+    drawn = grouped(lineage)
     number = {id(section.run): f"#run-{i}" for i, section in enumerate(report.sections, 1)}
-    targets = {key: number[id(node.runs[0])] for key, node in lineage.nodes.items() if node.runs}
+    targets = {key: number[id(node.runs[0])] for key, node in drawn.nodes.items() if node.runs}
     note = (
         "Blue boxes are detectors, rounded ones sets of images. A whole line means that the run recorded the sha256 "
         "of what it came from; a dashed one that only a path says so."
     )
+    if len(drawn.nodes) > DRAWN:
+        note = f"{len(lineage.nodes)} detectors and sets are too many to be drawn."
+    elif drawn is not lineage:
+        note += f" Of {len(lineage.nodes)} detectors and sets, those of the same sources are one box."
     inside = [element("h2", None, "Lineage"), element("p", {"class": "note"}, note)]
     inside += [element("p", {"class": "warning"}, warning) for warning in lineage.warnings]
     box: dict[str, Value] = {"class": "lineage-box", "tabindex": 0, "role": "region", "aria-label": "Lineage, drawn"}
-    inside.append(element("div", box, lineage_chart(lineage, targets)))
+    if len(drawn.nodes) <= DRAWN:
+        inside.append(element("div", box, lineage_chart(drawn, targets)))
     if lineage.edges:
-        inside.append(
-            element("details", None, element("summary", None, "The same as a table"), _table(lineage.table(), heading=False))
-        )
+        summary = element("summary", None, "Lineage as a table" if drawn is not lineage else "The same as a table")
+        whole: dict[str, Value] = {"open": len(drawn.nodes) > DRAWN}
+        inside.append(element("details", whole, summary, _table(lineage.table(), heading=False)))
     return [element("section", {"id": "lineage"}, inside)]
 
 
-def _summary(report: Report) -> list[Html]:
-    if not report.tables and not report.charts:
-        return []
-    inside = [element("h2", None, "Side by side"), *(_table(table, rows=2000) for table in report.tables)]
-    if report.charts:
-        inside.append(element("div", {"class": "charts"}, [curves_chart(chart) for chart in report.charts]))
-    return [element("section", {"id": "scores"}, inside)]
+def _summary(report: Report) -> list[Part]:
+    parts = [Part(table.title, _table(table, rows=2000), 0) for table in report.tables]
+    charts = element("div", {"class": "charts"}, [curves_chart(chart) for chart in report.charts])
+    return [*parts, *([Part("Losses", charts, 0)] if report.charts else [])]
 
 
 def _head(section: Section, out: Path) -> list[Html]:
@@ -119,9 +118,9 @@ def _head(section: Section, out: Path) -> list[Html]:
     return [element("dl", {"class": "facts"}, pairs)]
 
 
-def _parts(section: Section, out: Path) -> list[_Part]:
+def _parts(section: Section, out: Path) -> list[Part]:
     """The blocks of a run; neighbouring charts share a row."""
-    parts: list[_Part] = []
+    parts: list[Part] = []
     charts: list[Curves] = []
     for block in [*section.blocks, *([Tree("Config", section.run.config)] if section.run.config else []), None]:
         if isinstance(block, Curves):
@@ -131,10 +130,10 @@ def _parts(section: Section, out: Path) -> list[_Part]:
             markup = join(
                 [element("h4", None, "Curves"), element("div", {"class": "charts"}, [curves_chart(c) for c in charts])]
             )
-            parts.append(_Part("Curves", markup, 1))
+            parts.append(Part("Curves", markup, 2))
             charts = []
         if block is not None:
-            parts.append(_Part(block.title, _block(block, out), 2 if isinstance(block, Gallery) else 0))
+            parts.append(Part(block.title, _block(block, out), 3 if isinstance(block, Gallery) else 1))
     return parts
 
 
@@ -151,7 +150,7 @@ def _block(block: Block, out: Path) -> Html:
 def _run(section: Section, number: int, head: Iterable[Html], blocks: Iterable[Html], runs: int) -> Html:
     run = section.run
     score = run.found.get("ap50", run.found.get("teacher_ap50"))
-    said = f"{'AP50' if 'ap50' in run.found else 'teacher AP50'} {score:.3f}" if is_number(score) else ""
+    said = f"{'AP50' if 'ap50' in run.found else 'teacher AP50'} {text_of(score)}" if is_number(score) else ""
     summary = element(
         "summary",
         None,
@@ -189,7 +188,7 @@ def _table(table: Table, rows: int = ROWS, heading: bool = True) -> Html:
 def _cell(value: Any, first: bool) -> Html:
     number, text = is_number(value), text_of(value)
     kind = "number" if number else "long" if len(text) > 40 else None
-    attributes: dict[str, Value] = {"class": kind, "data-number": repr(value) if number else None}
+    attributes: dict[str, Value] = {"class": kind, "data-number": repr(value) if number and text else None}
     return element("th" if first else "td", attributes | ({"scope": "row"} if first else {}), text)
 
 
@@ -241,21 +240,6 @@ def _tree(value: Any) -> Html:
     return element("ul", {"class": "tree"}, lines)
 
 
-def _fitting(parts: Sequence[_Part], room: int) -> set[int]:
-    """The ids of the parts that fit: by rank, small ones first."""
-    kept = set()
-    sized = sorted(((part.rank, len(part.markup.encode()), i) for i, part in enumerate(parts)))
-    for _, size, i in sized:
-        if size <= room:
-            room -= size
-            kept.add(id(parts[i]))
-    return kept
-
-
-def _left_out(part: _Part) -> Html:
-    return element("p", {"class": "note"}, f"{part.title}: left out, the page would be too large.")
-
-
 def _data(picture: Picture) -> str:
     return f"data:{picture.media};base64,{base64.b64encode(picture.content).decode()}"
 
@@ -266,4 +250,4 @@ def _link(path: Path, out: Path, text: str) -> Html:
         relative = os.path.relpath(path.resolve(), out.resolve())
     except ValueError:  # on Windows, on another drive
         return element("span", None, text)
-    return element("a", {"href": quote(Path(relative).as_posix())}, text)
+    return element("a", {"href": quote(os.fsencode(Path(relative).as_posix()))}, text)  # names may be bytes of any encoding

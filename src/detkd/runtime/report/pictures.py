@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from detkd.data.images import read_image
 from detkd.disk import parse_json
 from detkd.errors import InputError
 from detkd.runtime.report.blocks import Box, Gallery, Picture
+from detkd.runtime.report.runs import resolved
 
 THUMBNAIL, FIGURE = 192, 1400  # px, longest side
 
@@ -54,7 +56,7 @@ def set_gallery(root: Path, count: int) -> Gallery | None:
             if annotation["image_id"] in boxes:
                 boxes[annotation["image_id"]].append(_box(annotation["bbox"], names[annotation["category_id"]]))
         files = [(str(image["file_name"]), boxes[image["id"]]) for image in chosen]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
         raise InputError(f"{path}: expected a COCO json, found {type(error).__name__}: {error}") from None
     pictures = tuple(picture(_inside(root, name), name, THUMBNAIL, of) for name, of in files)
     page = root / "gallery" / "index.html"
@@ -69,12 +71,14 @@ def figures(folder: Path, names: Sequence[str]) -> Gallery:
 
 def _box(bbox: Sequence[float], name: str) -> Box:
     x, y, width, height = map(float, bbox)
+    if not all(map(math.isfinite, (x, y, width, height))):
+        raise ValueError(f"a box of {list(bbox)}")
     return Box((x, y, x + width, y + height), name)
 
 
 def _inside(root: Path, name: str) -> Path:
-    path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()):
+    path = resolved(root / name)
+    if path is None or not path.is_relative_to(root.resolve()):
         raise InputError(f"{root / 'instances.json'}: expected images inside of the folder, found {name!r}")
     return path
 

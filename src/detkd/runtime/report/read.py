@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,13 +12,18 @@ from typing import Any
 
 from detkd.errors import InputError
 from detkd.runtime.report.blocks import Block, Cell, Curves, Table
+from detkd.runtime.report.compared import comparison
 from detkd.runtime.report.pictures import figures, set_gallery
 from detkd.runtime.report.runs import Run
 from detkd.runtime.report.tables import csv_table, log_curves, result_tables
 
 BINS = 20  # of the histogram of confidence
+PICTURES = 24  # of a run's figures that are shown
 # Of results.json, what a report shows elsewhere: hashes in the lineage, the rest at the head of a run.
 _HEAD = ("command", "versions")
+_READ = {"compare": ("runs",)}  # by a reader of their own
+# Where runs leave pictures beside those in their folder itself. What else an inversion has there are its images in work.
+_PICTURES = {"compare": ("pictures/*.png",), "invert": ("pictures/objects.png",)}
 
 
 @dataclass(frozen=True)
@@ -38,20 +44,26 @@ def read_section(run: Run, images: int) -> tuple[Section, list[str]]:
 
     Returns the section, and what is damaged beside its results: that part is left out, the others stay.
     """
+    pictures = [path for pattern in ("*.png", *_PICTURES.get(run.kind, ())) for path in _files(run.folder, pattern)]
     parts: list[Part] = [
-        lambda: iter(result_tables({k: v for k, v in run.found.items() if k not in _HEAD})),
+        lambda: iter(result_tables({k: v for k, v in run.found.items() if k not in (*_HEAD, *_READ.get(run.kind, ()))})),
         *(part for part in (_part(reader, run, images) for reader in READERS.get(run.kind, ()))),
         lambda: _curves(run.folder),
-        *(_part(_figures, run, images, path) for path in _files(run.folder, ".png")),
-        *(_part(_table, run, images, path) for path in _files(run.folder, ".csv")),
+        *(_part(_figures, run, images, path) for path in pictures[:PICTURES]),
+        *(_part(_table, run, images, path) for path in _files(run.folder, "*.csv")),
     ]
     blocks: list[Block] = []
     problems = []
+    if more := [path.relative_to(run.folder).as_posix() for path in pictures[PICTURES:]]:
+        names = ", ".join(more[:3]) + (f" and {len(more) - 3} more" if len(more) > 3 else "")
+        problems.append(f"{run.name}: {PICTURES} of {len(pictures)} pictures are shown; not shown: {names}")
     for part in parts:
         try:
             blocks += part()
         except InputError as error:
             problems.append(f"{run.name}: {error}; it is left out")
+        except Exception as error:  # a damaged file raises whatever its reader stumbles over
+            problems.append(f"{run.name}: a part cannot be read ({type(error).__name__}: {error}); it is left out")
     return Section(run, tuple(blocks)), problems
 
 
@@ -72,7 +84,7 @@ def _class_counts(path: Path) -> Table:
         instances = json.loads(path.read_bytes())
         count = Counter(annotation["category_id"] for annotation in instances["annotations"])
         rows = tuple((str(of["name"]), count[of["id"]]) for of in instances["categories"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a COCO json, found {type(error).__name__}: {error}") from None
     return Table("Objects", ("class", "objects"), rows)
 
@@ -84,9 +96,9 @@ def _detections(run: Run, images: int) -> Iterator[Block]:
         return
     try:
         found = json.loads(path.read_bytes())
-        scores = [float(detection["score"]) for detection in found]
+        scores = [_score(detection["score"]) for detection in found]
         with_any = len({detection["image_id"] for detection in found})
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, OSError) as error:
         raise InputError(
             f"{path}: expected detections in COCO's results format, found {type(error).__name__}: {error}"
         ) from None
@@ -105,8 +117,14 @@ def _detections(run: Run, images: int) -> Iterator[Block]:
     )
     yield Table("Detections", ("of the detections", "value"), rows, labelled)
     if scores:
-        bins = Counter(min(BINS - 1, max(0, int(score * BINS))) for score in scores)
+        bins = Counter(int(min(max(score, 0.0) * BINS, BINS - 1)) for score in scores)
         yield Curves("detections by score", "score", {"detections": [((i + 0.5) / BINS, float(bins[i])) for i in range(BINS)]})
+
+
+def _score(value: Any) -> float:
+    if not math.isfinite(score := float(value)):
+        raise ValueError(f"a score of {score}")
+    return score
 
 
 # By the command that made the run. What is not here is shown by its results, logs, csv files and pictures alone.
@@ -114,6 +132,7 @@ READERS: dict[str, tuple[Callable[[Run, int], Iterator[Block]], ...]] = {
     "invert": (_set,),
     "tile": (_set,),
     "evaluate": (_detections,),
+    "compare": (comparison,),
 }
 
 
@@ -129,11 +148,9 @@ def _start(path: Path) -> tuple[int, str]:
     return int(number) if number.isdecimal() else 0, path.name
 
 
-def _files(folder: Path, suffix: str) -> list[Path]:
-    """Files of this kind in a run's folder and the folders in it that are not a run's own insides, at most 24."""
-    names = sorted(p for p in folder.glob(f"*{suffix}") if not p.name.startswith(("metrics.", ".", "report.")))
-    inner = sorted(p for p in folder.glob(f"*/*{suffix}") if p.parent.name in ("figures", "plots"))
-    return [*names, *inner][:24]
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """Files of a run's folder by name, without logs, hidden files and an earlier report."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith(("metrics.", ".", "report.")))
 
 
 def _figures(run: Run, images: int, path: Path) -> Iterator[Block]:

@@ -16,6 +16,8 @@ from detkd.disk import parse_json, sha256_of
 from detkd.errors import InputError
 from detkd.runtime.run import CONFIG_FILE, RESULTS_FILE
 
+NONE = "runs: expected at least one run that can be read, found none: "
+DEPTH = 64  # of the nesting of a config or of results
 # below which no runs are looked for: what runs leave in their own folders
 _INSIDE = ("shards", "gallery", "pictures", "wandb", "lightning_logs", "tensorboard", "report")
 
@@ -59,8 +61,9 @@ def read_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     for path in map(Path, paths):
         if not path.is_dir():
             raise InputError(f"runs: expected folders of runs, found no folder {str(path)!r}")
-        below = find_runs(path)
-        if not below:
+        below, damage = find_runs(path)
+        problems += damage
+        if not below and not damage:
             problems.append(f"{path}: expected a run (a folder with {CONFIG_FILE}) or runs below it, found none")
         for folder in below:
             folders.setdefault(folder.resolve(), path.resolve())
@@ -68,22 +71,33 @@ def read_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     for folder, name in zip(folders, short_names(folders)):
         try:
             runs.append(read_run(folder, name))
-        except InputError as error:
+        except (InputError, OSError) as error:
             problems.append(f"{name}: {error}; the run is left out")
     if not runs:
-        raise InputError("runs: expected at least one run that can be read, found none: " + "; ".join(problems))
+        raise InputError(NONE + "; ".join(problems))
     return runs, problems
 
 
-def find_runs(path: Path) -> list[Path]:
-    """The folder itself where it is a run, else all runs below it, by path; nothing is looked for inside of a run."""
-    found = []
-    for folder, names, files in os.walk(path):
-        if CONFIG_FILE in files or ("manifest.json" in files and (Path(folder) / "shards").is_dir()):
+def find_runs(path: Path) -> tuple[list[Path], list[str]]:
+    """The folder itself where it is a run, else all runs below it, by path; nothing is looked for inside of a run.
+
+    Returns the runs, and what must have been one or could not be looked into.
+    """
+    found, problems = [], []
+
+    def unreadable(error: OSError) -> None:
+        problems.append(
+            f"{error.filename}: expected a folder to look for runs in, found one that cannot be read ({error.strerror})"
+        )
+
+    for folder, names, files in os.walk(path, onerror=unreadable):
+        if CONFIG_FILE in files or ("manifest.json" in files and "shards" in names):
             found.append(Path(folder))
             names.clear()
+        elif RESULTS_FILE in files:
+            problems.append(f"{folder}: expected a run, found {RESULTS_FILE} without {CONFIG_FILE}; it is left out")
         names[:] = sorted(name for name in names if name not in _INSIDE and not name.startswith("."))
-    return found
+    return found, problems
 
 
 def read_run(folder: Path, name: str) -> Run:
@@ -125,6 +139,14 @@ def short_names(folders: Mapping[Path, Path]) -> list[str]:
     return [folder.as_posix() for folder in folders]
 
 
+def resolved(path: str | Path) -> Path | None:
+    """The path without links; None for what no file system takes: NUL bytes, lone surrogates, names that are too long."""
+    try:
+        return Path(path).resolve()
+    except (ValueError, OSError, RuntimeError):  # the last for a circle of links, before Python 3.13
+        return None
+
+
 def select(config: Any, key: str) -> Any:
     """The value at a dotted key of nested mappings; None where there is none."""
     for part in key.split("."):
@@ -141,13 +163,33 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected the config of a run, found {type(error).__name__}: {error}") from None
     if not isinstance(config, dict):
         raise InputError(f"{path}: expected the config of a run, found a {type(config).__name__}")
+    if not config:
+        raise InputError(f"{path}: expected the config of a run, found nothing in it")
+    _check_depth(config, path)
     return {str(key): value for key, value in config.items()}
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        return parse_json(path.read_bytes(), path)
+        results = parse_json(path.read_bytes(), path)
+        _check_depth(results, path)
+        return results
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InputError(f"{path}: expected results, found a file that cannot be read ({error.strerror})") from None
+
+
+def _check_depth(value: Any, path: Path) -> None:
+    """Raise InputError where mappings and lists lie deeper in each other than any run leaves them, and than a page can show."""
+    level = [value]
+    for _ in range(DEPTH):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise InputError(f"{path}: expected at most {DEPTH} mappings and lists in each other, found more")

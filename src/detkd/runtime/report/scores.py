@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from detkd.runtime.report.blocks import Block, Cell, Curves, Table, is_number
-from detkd.runtime.report.runs import Run, select
+from detkd.runtime.report.runs import Run, resolved, select
 from detkd.runtime.report.tables import TOTALS
 
 SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -24,23 +24,38 @@ def score_tables(runs: Sequence[Run]) -> list[Table]:
         if any(is_number(run.found.get(key)) for key in SCORES):
             groups.setdefault(scored_on(run), []).append(run)
     tables = []
-    for number, (_, members) in enumerate(groups.items()):
+    known = [_recorded(members[0]) for members in groups.values()]
+    for number, members in enumerate(groups.values()):
         name = f"Scores on {set_name(members[0])}"
         which = f" ({number + 1} of {len(groups)})" if len(groups) > 1 else ""
-        note = f"{NOTE} Scored on another set than the other tables: do not compare across tables." if which else NOTE
-        if not members[0].found.get("scored_sha256"):
-            note += " Which boxes these are was not recorded: runs are together here by the name of the set."
+        note = " ".join([NOTE, *_apart(known[number], known[:number] + known[number + 1 :])])
         rows = tuple((run.name, run.kind, *(_cell(run, key) for key in (*SCORES, "images"))) for run in members)
         tables.append(Table(name + which, ("run", "by", *SCORES, "images"), rows, note))
         tables += class_table(members, f"Per class: {set_name(members[0])}{which}")
     return tables
 
 
+def _recorded(run: Run) -> bool:
+    known = run.found.get("scored_sha256")
+    return isinstance(known, str) and bool(known)
+
+
+def _apart(recorded: bool, others: Sequence[bool]) -> Iterator[str]:
+    """What is known of a table's set against those of the others, and of the runs in it. recorded: whether a hash says which boxes they are."""
+    if not recorded:
+        yield "Which boxes these are was not recorded: runs are together here by the name of the set."
+    if others and recorded and all(others):
+        yield "Scored on another set than the other tables: do not compare across tables."
+    elif others and recorded and any(others):
+        yield "Scored on another set than the other tables that recorded theirs; the rest may be of the same set."
+    elif others:
+        yield "Other tables may be of the same set: not recorded. Compare across tables only where you know."
+
+
 def scored_on(run: Run) -> str:
     """What tells one scored set from another: the hash of its boxes, else its name, place and number of images."""
-    known = run.found.get("scored_sha256")
-    if isinstance(known, str) and known:
-        return known
+    if _recorded(run):
+        return str(run.found["scored_sha256"])
     held_out = run.found.get("scored_on") == "held-out images"
     place = f"{select(run.config, 'data')!r} {run.config.get('seed')}" if held_out else str(_place(run))
     return f"{place} {run.found.get('images')}"
@@ -70,7 +85,9 @@ def other_table(runs: Iterable[Run]) -> list[Table]:
     """For each further kind of run the numbers of all its runs, a row each."""
     kinds: dict[str, list[Run]] = {}
     for run in runs:
-        if run.kind not in ("invert", "tile", "distill") and not any(is_number(run.found.get(key)) for key in SCORES):
+        if run.kind not in ("invert", "tile", "distill", "compare") and not any(
+            is_number(run.found.get(key)) for key in SCORES
+        ):
             kinds.setdefault(run.kind, []).append(run)
     tables = []
     for kind, members in kinds.items():
@@ -82,7 +99,7 @@ def other_table(runs: Iterable[Run]) -> list[Table]:
 
 
 def loss_comparison(sections: Sequence[tuple[Run, Sequence[Block]]], most: int = 8) -> list[Curves]:
-    """The total loss of up to ``most`` runs in one chart, for every total that two runs or more have logged."""
+    """The total loss of runs in one chart, for every total that two or more have logged; of more than ``most`` the first, which is said."""
     charts = []
     for total in TOTALS:
         lines = {
@@ -91,8 +108,9 @@ def loss_comparison(sections: Sequence[tuple[Run, Sequence[Block]]], most: int =
             for block in blocks
             if isinstance(block, Curves) and block.title == total
         }
-        if 2 <= len(lines) <= most:
-            charts.append(Curves(total, "step", lines))
+        if len(lines) >= 2:
+            note = f"the first {most} of {len(lines)} runs; each has its own below" if len(lines) > most else ""
+            charts.append(Curves(total, "step", dict(list(lines.items())[:most]), note))
     return charts
 
 
@@ -100,7 +118,7 @@ def _place(run: Run) -> str | None:
     """The folder that a run was scored on, as its config or its results name it."""
     for name in (run.found.get("scored_on"), select(run.config, "data.root") if "student" not in run.config else None):
         if isinstance(name, str) and name:
-            return str(Path(name).resolve()) if name != "held-out images" else name
+            return name if name == "held-out images" else str(resolved(name) or name)
     return None
 
 

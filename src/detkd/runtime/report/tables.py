@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detkd.errors import InputError
 from detkd.runtime.report.blocks import Cell, Curves, Table
+
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_DIGITS = 300  # what is longer is no number that a run wrote
 
 
 def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -25,19 +29,20 @@ def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def csv_table(path: Path) -> Table:
-    """A csv as a table under the file's name."""
+    """A csv as a table under the file's name. Its first column names the rows, and stays text."""
     header, rows = read_csv(path)
-    return Table(path.name, tuple(header), tuple(tuple(cell_of(text) for text in row) for row in rows))
+    return Table(path.name, tuple(header), tuple((*row[:1], *map(cell_of, row[1:])) for row in rows))
 
 
 def cell_of(text: str) -> Cell:
-    """The number that a text is, else the text; nothing for the empty one."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text or None
+    """The number that a text is, else the text; nothing for the empty one.
+
+    A number is written as json writes it. So names stay text that Python would take for numbers too: 000000397133, 1_000, infinity.
+    """
+    if _NUMBER.fullmatch(text) is None or len(text) > _DIGITS:
+        return text or None
+    value = float(text) if set(text) & set(".eE") else int(text)
+    return value if math.isfinite(value) else text
 
 
 def result_tables(results: Mapping[str, Any]) -> list[Table]:

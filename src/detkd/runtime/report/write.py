@@ -49,7 +49,7 @@ def report_csv(report: Report) -> str:
             if isinstance(block, Curves):
                 for name, points in block.lines.items():
                     writer.writerows(
-                        [_encodable(section.run.name), "curves", f"{x:g}", _encodable(name), repr(y)] for x, y in points
+                        [_encodable(section.run.name), "curves", _whole(x), _encodable(name), repr(y)] for x, y in points
                     )
     return text.getvalue()
 
@@ -134,4 +134,12 @@ def _plain(value: Any) -> Any:
 
 
 def _encodable(value: Cell) -> Cell:
+    """The value as a csv holds it: no lone surrogates, and nothing for a number that json does not have either."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def _whole(value: float) -> str:
+    """A step with all its digits, as a whole number where it is one."""
+    return str(int(value)) if value == int(value) else repr(value)

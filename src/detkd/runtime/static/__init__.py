@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def fill_page(
     )
     filled = {"policy": policy, "style": whole, "script": script, **(texts or {})}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], template).encode()
+
+
+def announce(page: Path) -> None:
+    """Print which page to open; what the terminal's encoding lacks, or no encoding has, becomes question marks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(f"open {page.resolve()}".encode(encoding, "replace").decode(encoding))
 
 
 def source_hash(text: str) -> str:
