@@ -3,17 +3,58 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from detkd.disk import replacing
 
+# Where matplotlib's own font has no glyph: for Chinese, Japanese and Korean, then for other scripts; of Linux, macOS and Windows.
+FALLBACKS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Source Han Sans SC", "Source Han Sans JP", "Noto Sans SC"),
+    *(
+        "Noto Sans JP",
+        "Noto Sans KR",
+        "WenQuanYi Zen Hei",
+        "WenQuanYi Micro Hei",
+        "Droid Sans Fallback",
+        "IPAGothic",
+        "NanumGothic",
+    ),
+    *(
+        "PingFang SC",
+        "Hiragino Sans",
+        "Apple SD Gothic Neo",
+        "Microsoft YaHei",
+        "SimHei",
+        "Yu Gothic",
+        "MS Gothic",
+        "Malgun Gothic",
+    ),
+    *("Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Thai", "Noto Emoji"),
+    *("Arial Unicode MS", "Unifont"),
+)
+
+
+def families() -> list[str]:
+    """The font families to draw text with: matplotlib's own, then those of ``FALLBACKS`` that this machine has."""
+    there = set(font_manager.get_font_names())
+    return ["sans-serif", *(name for name in FALLBACKS if name in there)]
+
+
+matplotlib.rcParams["font.family"] = families()
+
 
 def shown(text: str, longest: int = 40) -> str:
-    """Text of unknown origin as matplotlib draws it literally: no formulas, no line breaks, none hidden by a leading underscore."""
+    """Text of unknown origin as matplotlib draws it literally: no formulas, no line breaks, none hidden by a leading underscore.
+
+    Parts of file names that are no text are escaped.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
     text = " ".join(text.split())
     text = text if len(text) <= longest else text[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
     text = text.replace("$", r"\$")
@@ -31,6 +72,7 @@ def colour(number: int) -> Any:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG whole or not at all, the same bytes for the same figure."""
-    with replacing(path) as temporary:
+    """Write a PNG whole or not at all, the same bytes for the same figure; a character that no font has is a box."""
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(temporary, format="png", metadata={"Software": None})
