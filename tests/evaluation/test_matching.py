@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detkd.evaluation import precision
 from detkd.evaluation.coco import IOU_THRESHOLDS, score
-from detkd.evaluation.matching import AREAS, Scene, make_scene, match_class
-from detkd.evaluation.precision import average_precision, matched_precision, precision_curve, weighted_precision
+from detkd.evaluation.matching import (
+    AREAS,
+    Matches,
+    Pairs,
+    Scene,
+    greedy,
+    greedy_pairs,
+    iou,
+    iou_pairs,
+    make_scene,
+    match_class,
+    pairs,
+)
+from detkd.evaluation.precision import average_precision, drawn_precision, precision_curve
 
 CLASSES = ("ant", "bee", "cat", "dog")
 
@@ -59,7 +73,7 @@ def test_equals_the_scores_of_pycocotools(seed: int, difficult: bool) -> None:
         matches = match_class(scene, label, IOU_THRESHOLDS, list(AREAS.values()))
         for a, t in np.ndindex(4, 10):
             direct[k, a, t] = precision_curve(matches, t, a).mean()
-            weighted[k, a, t] = matched_precision(matches, t, a, once)[0]
+        weighted[k] = drawn_precision(matches, once)[..., 0].T
     np.testing.assert_allclose(direct, weighted, atol=1e-12)
     expected = [scores.ap, scores.ap50, scores.ap75, scores.ap_small, scores.ap_medium, scores.ap_large]
     parts = [direct[:, 0], direct[:, 0, 0], direct[:, 0, 5], *(direct[:, a] for a in (1, 2, 3))]
@@ -69,9 +83,7 @@ def test_equals_the_scores_of_pycocotools(seed: int, difficult: bool) -> None:
 
 def repeated(scene: Scene, draw: Any) -> Scene:
     images = [int(i) for i in draw]
-    found, true = [scene.found[i] for i in images], [scene.true[i] for i in images]
-    places = {label: [n for n, i in enumerate(images) if i in of] for label, of in scene.images_of.items()}
-    return Scene(found, true, places)
+    return Scene([scene.found[i] for i in images], [scene.true[i] for i in images])
 
 
 @settings(max_examples=20, deadline=None)
@@ -84,10 +96,14 @@ def test_weights_are_copies_of_images(seed: int, draw_seed: int) -> None:
     scene = make_scene(detections, truths)
     draw = np.random.default_rng(draw_seed).integers(0, 8, 8)
     weights = np.bincount(draw, minlength=8)[None].astype(float)
+    # thresholds and areas share what is counted before a hit: all of them
+    thresholds, areas = [0.5, 0.75, 0.9], [AREAS["all"], AREAS["small"], AREAS["medium"], AREAS["large"]]
+    again = repeated(scene, draw)
     for label in range(3):
-        matches = match_class(scene, label, [0.5])
-        expected = precision_curve(match_class(repeated(scene, draw), label, [0.5])).mean()
-        np.testing.assert_allclose(matched_precision(matches, 0, 0, weights)[0], expected, atol=1e-12)
+        found = drawn_precision(match_class(scene, label, thresholds, areas), weights)
+        copies = match_class(again, label, thresholds, areas)
+        for t, a in np.ndindex(3, 4):
+            np.testing.assert_allclose(found[t, a, 0], precision_curve(copies, t, a).mean(), atol=1e-12)
 
 
 def test_average_precision_by_hand() -> None:
@@ -101,12 +117,65 @@ def test_average_precision_by_hand() -> None:
 
 
 def test_draws_without_a_box_are_undefined() -> None:
-    image, hit = np.asarray([0, 1, 1]), np.asarray([True, False, True])
+    hit = np.asarray([[[True, False, True]]])
+    matches = Matches(np.asarray([0.9, 0.8, 0.7]), np.asarray([0, 1, 1]), hit, np.zeros_like(hit), np.asarray([[1, 1]]))
     weights = np.asarray([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
-    found = weighted_precision(image, hit, np.asarray([1, 1]), weights)
+    found = drawn_precision(matches, weights)[0, 0]
     assert found[:3] == pytest.approx([(51 + 50 * 2 / 3) / 101, 1.0, 0.5])
     assert np.isnan(found[3])
-    assert np.isnan(weighted_precision(image, hit, np.asarray([1, 0]), weights)[2])
+    one = dataclasses.replace(matches, positives=np.asarray([[1, 0]]))
+    assert np.isnan(drawn_precision(one, weights)[0, 0, 2])
+
+
+def test_draws_do_not_depend_on_how_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    matches = match_class(make_scene(*problem(5)), 0, [0.5, 0.75], list(AREAS.values()))
+    weights = np.random.default_rng(0).multinomial(20, np.full(20, 1 / 20), size=17)
+    whole = drawn_precision(matches, weights)
+    monkeypatch.setattr(precision, "_CELLS", 3 * matches.hit.shape[-1])  # three draws at once
+    np.testing.assert_array_equal(drawn_precision(matches, weights), whole)
+
+
+def one_after_the_other(overlap: Any, ignored: Any, many: Any, threshold: float) -> list[int]:
+    """The rule in plain words, for one threshold and one range of area."""
+    free, taken = set(range(overlap.shape[1])), []
+    for row in overlap:
+        fits = [g for g in sorted(free) if row[g] >= threshold]
+        counts = [g for g in fits if not ignored[g]] or fits
+        best = max(counts, key=lambda g: (row[g], g), default=-1)
+        taken.append(best)
+        if best >= 0 and not many[best]:
+            free.remove(best)
+    return taken
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000))
+def test_many_groups_at_once_match_as_each_alone(seed: int) -> None:
+    g = np.random.default_rng(seed)
+    overlaps = [g.integers(0, 5, g.integers(0, 6, 2)) / 4 for _ in range(4)]  # many equal ones
+    boxes = np.cumsum([0, *(o.shape[1] for o in overlaps)])
+    found = np.cumsum([0, *(o.shape[0] for o in overlaps)])
+    ignored, many = g.random((2, boxes[-1])) < 0.3, g.random(boxes[-1]) < 0.2
+    thresholds = np.asarray([0.2, 0.5, 1.0])
+    group = np.repeat(np.arange(4), np.diff(found))
+    d, b = pairs(group, np.repeat(np.arange(4), np.diff(boxes)))
+    sizes = np.concatenate([np.zeros(0), *(o.ravel() for o in overlaps)])
+    together = greedy_pairs(Pairs(d, b, sizes), group, ignored, many, thresholds)
+    for k, overlap in enumerate(overlaps):
+        mine = slice(boxes[k], boxes[k + 1])
+        alone = greedy(overlap, ignored[:, mine], many[mine], thresholds)
+        here = together[..., found[k] : found[k + 1]]
+        np.testing.assert_array_equal(alone, np.where(here >= 0, here - boxes[k], -1))
+        for t, a in np.ndindex(3, 2):
+            assert alone[t, a].tolist() == one_after_the_other(overlap, ignored[a, mine], many[mine], thresholds[t])
+
+
+def test_iou_of_pairs_is_that_of_pycocotools_to_the_last_digit() -> None:
+    scene = make_scene(*problem(3, images=60))
+    for found, true in zip(scene.found, scene.true):
+        overlap = iou(found, true)
+        d, b = np.indices(overlap.shape).reshape(2, -1)
+        np.testing.assert_array_equal(iou_pairs(found.of(d), true.of(b)), overlap.ravel())
 
 
 def test_at_most_a_hundred_and_the_last_of_equals() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from detkd.evaluation.coco import IOU_THRESHOLDS
 from detkd.evaluation.matching import AREAS, Floats, Scene, match_class
-from detkd.evaluation.precision import matched_precision
+from detkd.evaluation.precision import drawn_precision
 
 SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 LEVEL = 0.95
@@ -63,14 +63,10 @@ def bootstrap(scene: Scene, weights: Floats) -> Draws:
     for k, label in enumerate(labels):
         matches = match_class(scene, label, IOU_THRESHOLDS, areas)
         images.append(int((matches.positives[0] > 0).sum()))
-        for a in range(len(areas)):
-            if not matches.positives[a].any():
-                continue
-            found = np.stack([matched_precision(matches, t, a, weights) for t in range(len(IOU_THRESHOLDS))])  # (T, R)
-            total[a] += np.nan_to_num(found)
-            known[a] += ~np.isnan(found)
-            if a == 0:
-                per_class[k] = found.mean(0)
+        found = drawn_precision(matches, weights).swapaxes(0, 1)  # (A, T, R)
+        total += np.nan_to_num(found)
+        known += ~np.isnan(found)
+        per_class[k] = found[0].mean(0)
     mean = np.where(known > 0, total / np.maximum(known, 1), np.nan)  # (A, T, R)
     every = mean.mean(1)  # (A, R)
     scores = np.stack([every[0], mean[0, 0], mean[0, IOU_THRESHOLDS.index(0.75)], *every[1:]])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -86,12 +87,24 @@ class Matches:
 
 
 @dataclass(frozen=True)
+class Flat:
+    """Boxes of many images, and (n,) number of the image of each, ascending."""
+
+    boxes: Boxes
+    image: Integers
+
+
+@dataclass(frozen=True)
 class Scene:
-    """Detections and ground truth of all images, and which images have which label."""
+    """Detections and ground truth of all images, one of each an image."""
 
     found: list[Boxes]
     true: list[Boxes]
-    images_of: Mapping[int, list[int]]
+
+    @cached_property
+    def flat(self) -> tuple[Flat, Flat]:
+        """Detections and ground truth of all images, one image after the other."""
+        return _flat(self.found), _flat(self.true)
 
     @property
     def labels(self) -> list[int]:
@@ -105,12 +118,7 @@ def make_scene(detections: Sequence[Detection], truths: Sequence[Mapping[str, An
         raise ValueError(
             f"expected one ground truth an image, got {len(detections)} detections and {len(truths)} ground truths"
         )
-    found, true = [found_boxes(d) for d in detections], [true_boxes(t) for t in truths]
-    images_of: dict[int, list[int]] = defaultdict(list)
-    for number, (mine, theirs) in enumerate(zip(found, true)):
-        for label in {*mine.labels.tolist(), *theirs.labels.tolist()}:
-            images_of[label].append(number)
-    return Scene(found, true, images_of)
+    return Scene([found_boxes(d) for d in detections], [true_boxes(t) for t in truths])
 
 
 def match_class(
@@ -135,23 +143,23 @@ def match_class(
     """
     limits = np.asarray([*areas], float)  # (A, 2)
     bounds = np.minimum(np.asarray(thresholds, float), 1 - 1e-10)
-    parts: list[tuple[int, Floats, Bools, Bools]] = []
-    positives = np.zeros((len(limits), len(scene.true)), np.int64)
-    for number in scene.images_of.get(label, []):
-        found, true = scene.found[number], scene.true[number]
-        found = found.of(found.labels == label).of(slice(MAX_DETECTIONS))
-        own = true.labels == label
-        taken = own | np.isin(true.labels, [*absorbing]) if absorbing else own
-        true, own = true.of(taken), own[taken]
-        outside = (true.area < limits[:, :1]) | (true.area > limits[:, 1:])  # (A, G)
-        ignored = outside | true.void | ~own
-        positives[:, number] = (~ignored).sum(1)
-        index = greedy(iou(found, true), ignored, true.void, bounds)  # (T, A, D)
-        met = index >= 0
-        void = met & np.take_along_axis(np.c_[ignored, np.zeros(len(limits), bool)][None], index, 2)
-        off = (found.area < limits[:, :1]) | (found.area > limits[:, 1:])  # (A, D)
-        parts.append((number, found.scores, met & ~void, void | (~met & off)))
-    return _join(parts, (len(bounds), len(limits)), positives)
+    every, truth = scene.flat
+    found, image = _best_of_each(every, label)
+    own = truth.boxes.labels == label
+    taken = own | np.isin(truth.boxes.labels, [*absorbing])
+    true, home, own = truth.boxes.of(taken), truth.image[taken], own[taken]
+    outside = (true.area < limits[:, :1]) | (true.area > limits[:, 1:])  # (A, G)
+    ignored = outside | true.void | ~own
+    positives = np.stack([np.bincount(home[~row], minlength=len(scene.true)) for row in ignored])
+    d, g = pairs(image, home)
+    overlap = iou_pairs(found.of(d), true.of(g))
+    index = greedy_pairs(Pairs(d, g, overlap), image, ignored, true.void, bounds)  # (T, A, D)
+    met = index >= 0
+    void = met & np.take_along_axis(np.c_[ignored, np.zeros(len(limits), bool)][None], index, 2)
+    off = (found.area < limits[:, :1]) | (found.area > limits[:, 1:])  # (A, D)
+    order = np.argsort(-found.scores, kind="stable")
+    hit, left_out = met & ~void, void | (~met & off)
+    return Matches(found.scores[order], image[order], hit[..., order], left_out[..., order], positives)
 
 
 def greedy(overlap: Floats, ignored: Bools, many: Bools, thresholds: Floats) -> Integers:
@@ -164,19 +172,59 @@ def greedy(overlap: Floats, ignored: Bools, many: Bools, thresholds: Floats) -> 
     Returns:
         (T, A, D) the index of the box, -1 for none.
     """
-    index = np.full((len(thresholds), len(ignored), len(overlap)), -1, np.int64)
-    count = overlap.shape[1]
-    free = np.ones((len(thresholds), len(ignored), count), bool)
-    for d in np.flatnonzero((overlap >= thresholds.min()).any(1)) if count else ():
-        fits = free & (overlap[d] >= thresholds[:, None])[:, None]  # (T, A, G)
-        # overlaps are at most 1: what counts comes before what is ignored
-        rank = np.where(fits, overlap[d] + 2 * ~ignored, -1.0)[..., ::-1]
-        best = count - 1 - rank.argmax(-1)  # (T, A); of equal ones the last
-        some = fits.any(-1)
-        index[..., d] = np.where(some, best, -1)
-        t, a = np.nonzero(some & ~many[best])
-        free[t, a, best[t, a]] = False
-    return index
+    d, g = np.nonzero(overlap >= thresholds.min())
+    pairs_ = Pairs(d, g, overlap[d, g])
+    return greedy_pairs(pairs_, np.zeros(len(overlap), np.int64), ignored, many, thresholds)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Detections and boxes of one image each, and their overlap: three times (P,), by detection, then by box."""
+
+    detection: Integers
+    box: Integers
+    overlap: Floats
+
+
+def pairs(image: Integers, home: Integers) -> tuple[Integers, Integers]:
+    """Each detection with each box of its image: two times (P,). image: (D,), home: (G,), both ascending."""
+    start = np.searchsorted(home, image, side="left")
+    count = np.searchsorted(home, image, side="right") - start
+    d = np.repeat(np.arange(len(image)), count)
+    return d, np.arange(len(d)) - np.repeat(np.cumsum(count) - count - start, count)
+
+
+def greedy_pairs(pairs: Pairs, group: Integers, ignored: Bools, many: Bools, thresholds: Floats) -> Integers:
+    """:func:`greedy` in many groups at once, like images: the best detections of all groups choose first, then the second, and so on.
+
+    Args:
+        group: (D,) of each detection, ascending, best score first in each; a box is in pairs of one group only. ignored: (A, G). many: (G,).
+        thresholds: (T,) least overlap.
+
+    Returns:
+        (T, A, D) the index of the box, -1 for none.
+    """
+    kept = pairs.overlap >= thresholds.min()
+    d, g, overlap = pairs.detection[kept], pairs.box[kept], pairs.overlap[kept]
+    index = np.full((len(group), len(thresholds), len(ignored)), -1, np.int64)
+    free = np.ones((len(many), len(thresholds), len(ignored)), bool)
+    bonus = 2.0 * ~ignored.T  # overlaps are at most 1: what counts comes before what is ignored
+    some = np.unique(d)  # of those that overlap nothing, none has to choose
+    turn = (np.arange(len(some)) - np.searchsorted(group[some], group[some]))[np.searchsorted(some, d)]
+    order = np.argsort(turn, kind="stable")
+    for now in np.split(order, np.flatnonzero(np.diff(turn[order])) + 1) if len(order) else ():
+        box, size = g[now], overlap[now]
+        first = np.flatnonzero(np.diff(d[now], prepend=-1))  # of the pairs of each detection
+        fits = free[box] & (size[:, None] >= thresholds)[..., None]  # (p, T, A)
+        rank = np.where(fits, size[:, None, None] + bonus[box][:, None], -1.0)
+        best = np.maximum.reduceat(rank, first, axis=0)  # (d, T, A)
+        same = rank == np.repeat(best, np.diff(first, append=len(now)), axis=0)
+        last = np.maximum.reduceat(np.where(same, np.arange(len(now))[:, None, None], -1), first, axis=0)
+        chosen = np.where(best >= 0, box[last], -1)
+        index[d[now][first]] = chosen
+        at, t, a = np.nonzero((chosen >= 0) & ~many[chosen])
+        free[chosen[at, t, a], t, a] = False
+    return index.transpose(1, 2, 0)
 
 
 def iou(found: Boxes, true: Boxes) -> Floats:
@@ -186,13 +234,28 @@ def iou(found: Boxes, true: Boxes) -> Floats:
     return np.asarray(overlaps.iou(found.xywh, true.xywh, true.crowd.astype(np.uint8)), float)
 
 
-def _join(parts: Sequence[tuple[int, Floats, Bools, Bools]], shape: tuple[int, int], positives: Integers) -> Matches:
-    none = np.zeros((*shape, 0), bool)
-    scores = np.concatenate([np.zeros(0), *(p[1] for p in parts)])
-    image = np.repeat(np.asarray([p[0] for p in parts], np.int64), [len(p[1]) for p in parts])
-    order = np.argsort(-scores, kind="stable")
-    hit, left_out = (np.concatenate([none, *(p[k] for p in parts)], 2)[..., order] for k in (2, 3))
-    return Matches(scores[order], image[order], hit, left_out, positives)
+def iou_pairs(found: Boxes, true: Boxes) -> Floats:
+    """(P,) :func:`iou` of the first with the first, and so on, to the last digit."""
+    low = np.maximum(found.xywh[:, :2], true.xywh[:, :2])
+    high = np.minimum(found.xywh[:, :2] + found.xywh[:, 2:], true.xywh[:, :2] + true.xywh[:, 2:])
+    both = np.maximum(high - low, 0).prod(1)
+    mine, theirs = (of.xywh[:, 2] * of.xywh[:, 3] for of in (found, true))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(both > 0, both / np.where(true.crowd, mine, mine + theirs - both), 0.0)
+
+
+def _flat(parts: Sequence[Boxes]) -> Flat:
+    fields = ([getattr(boxes, field.name) for boxes in parts] for field in dataclasses.fields(Boxes))
+    image = np.repeat(np.arange(len(parts)), [len(boxes) for boxes in parts])
+    return Flat(Boxes(*map(np.concatenate, fields)), image)
+
+
+def _best_of_each(every: Flat, label: int) -> tuple[Boxes, Integers]:
+    """The best ``MAX_DETECTIONS`` of a class in each image, and the image of each."""
+    at = np.flatnonzero(every.boxes.labels == label)
+    image = every.image[at]
+    at = at[np.arange(len(at)) - np.searchsorted(image, image) < MAX_DETECTIONS]
+    return every.boxes.of(at), every.image[at]
 
 
 def _arrays(boxes: Mapping[str, Any]) -> tuple[Floats, Integers]:

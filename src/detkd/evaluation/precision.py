@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detkd.evaluation.matching import Bools, Floats, Integers, Matches
 
 RECALLS = np.linspace(0.0, 1.0, 101)
-_CELLS = 4_000_000  # of arrays that are held at once
+_CELLS = 1_000_000  # of arrays that are held at once: few enough to stay near the processor
+
+Counts = NDArray[np.int32]
 
 
 def precision_curve(matches: Matches, threshold: int = 0, area: int = 0) -> Floats:
@@ -15,58 +18,84 @@ def precision_curve(matches: Matches, threshold: int = 0, area: int = 0) -> Floa
 
     threshold, area: their places in ``matches``. Source: pycocotools' accumulate.
     """
-    total = int(matches.positives[area].sum())
-    if not total:
+    counted = ~matches.left_out[threshold, area]
+    return interpolated_precision(matches.hit[threshold, area][counted], int(matches.positives[area].sum()))
+
+
+def interpolated_precision(hit: Bools, positives: int) -> Floats:
+    """(101,) as :func:`precision_curve`, of detections that count, best score first. positives: boxes there are to find."""
+    if not positives:
         return np.full(len(RECALLS), np.nan)
-    hit = matches.hit[threshold, area][~matches.left_out[threshold, area]]
-    found = np.cumsum(hit)
     at = np.flatnonzero(hit)
-    recall, precision = found[at] / total, found[at] / (at + 1.0)
+    recall, precision = np.arange(1, len(at) + 1) / positives, np.arange(1, len(at) + 1) / (at + 1.0)
     best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
     return np.asarray(best[np.searchsorted(recall, RECALLS, side="left")])
 
 
-def average_precision(hit: Bools, positives: float) -> float:
-    """The mean precision at the 101 recalls; NaN without a box to find.
-
-    hit: (D,) of detections that count, best score first. positives: boxes there are to find.
-    """
-    images = np.zeros(len(hit), np.int64)
-    return float(weighted_precision(images, hit, np.asarray([positives]), np.ones((1, 1)))[0])
+def average_precision(hit: Bools, positives: int) -> float:
+    """The mean precision at the 101 recalls; NaN without a box to find. See :func:`interpolated_precision`."""
+    return float(interpolated_precision(hit, positives).mean())
 
 
-def weighted_precision(image: Integers, hit: Bools, positives: Floats | Integers, weights: Floats) -> Floats:
+def drawn_precision(matches: Matches, weights: Floats | Integers) -> Floats:
     """Average precision of draws of the images.
 
     Args:
-        image: (D,) number of the image of each detection that counts, best score first. hit: (D,). positives: (n,) boxes to find an image.
-        weights: (R, n) how often each draw has each image.
+        matches: of one class; T thresholds, A ranges of area. weights: (R, images) how often each draw has each image, whole numbers.
 
     Returns:
-        (R,) average precision at 101 recalls; NaN for draws without a box to find. A draw's detections of equal score come in one fixed order.
+        (T, A, R) average precision at 101 recalls; NaN for draws without a box to find. A draw's detections of equal score come in one fixed order.
+
+    Nearly all detections count at every threshold or at none, so what comes before a hit is counted once for all thresholds.
     """
-    total = weights @ positives.astype(float)  # (R,)
-    at = np.flatnonzero(hit)
-    result = np.where(total > 0, 0.0, np.nan)
-    if not len(at):
-        return result
-    step = max(1, _CELLS // max(1, len(image)))
+    thresholds, areas, detections = matches.hit.shape
+    result = np.full((thresholds, areas, len(weights)), np.nan)
+    step = max(1, _CELLS // max(1, detections))
     for start in range(0, len(weights), step):
         part = slice(start, start + step)
-        seen = np.cumsum(weights[part][:, image], 1)[:, at]  # (r, P) detections up to each hit
-        found = np.cumsum(weights[part][:, image[at]], 1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            precision = np.where(seen > 0, found / seen, 0.0)
-            recall = found / total[part, None]
-        best = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
-        # recalls that a hit reaches; before the first box of a draw is found not even 0
-        reached = np.where(found > 0, np.searchsorted(RECALLS, np.nan_to_num(recall), side="right"), 0)
-        new = np.diff(reached, axis=1, prepend=0)
-        result[part] = np.where(total[part] > 0, (best * new).sum(1) / len(RECALLS), np.nan)
+        drawn = np.ascontiguousarray(weights[part].T, np.int32)  # (images, r)
+        for area in range(areas):
+            result[:, area, part] = _of_area(matches, area, drawn)
     return result
 
 
-def matched_precision(matches: Matches, threshold: int, area: int, weights: Floats) -> Floats:
-    """:func:`weighted_precision` of one threshold and range of area of ``matches``: (R,)."""
-    counted = ~matches.left_out[threshold, area]
-    return weighted_precision(matches.image[counted], matches.hit[threshold, area][counted], matches.positives[area], weights)
+def _of_area(matches: Matches, area: int, drawn: Counts) -> Floats:
+    """(T, r) for one range of area."""
+    out, image = matches.left_out[:, area], matches.image
+    total = matches.positives[area] @ drawn  # (r,)
+    always = ~out.any(0)
+    sometimes = ~always & ~out.all(0)
+    before, place = _running(drawn, image[always]), np.cumsum(always)
+    reached = _reached(total)  # (F, r)
+    column = np.arange(drawn.shape[1])
+    result = np.zeros((len(out), drawn.shape[1]))
+    for t in range(len(out)):
+        at = np.flatnonzero(matches.hit[t, area])
+        if not len(at):
+            continue
+        found = _running(drawn, image[at])  # (1 + P, r)
+        seen = before[place[at]]  # (P, r)
+        others = np.flatnonzero(sometimes & ~out[t])
+        if len(others):
+            seen += _running(drawn, image[others])[np.searchsorted(others, at, side="right")]
+        precision = found[1:] / np.maximum(seen, 1)
+        best = np.maximum.accumulate(precision[::-1], 0)[::-1]
+        recalls = np.diff(reached[found, column], axis=0)
+        result[t] = np.einsum("pr,pr->r", best, recalls) / len(RECALLS)
+    return np.where(total > 0, result, np.nan)
+
+
+def _running(drawn: Counts, image: Integers) -> Counts:
+    """(1 + D, r) how many of the first 0, 1, ... D detections there are, each as often as its image was drawn."""
+    sums = np.zeros((len(image) + 1, drawn.shape[1]), np.int32)
+    np.cumsum(drawn[image], 0, dtype=np.int32, out=sums[1:])
+    return sums
+
+
+def _reached(total: Integers) -> Counts:
+    """(1 + F, r) how many of the 101 recalls 0, 1, ... F found boxes reach; before the first not even recall 0. F: the most there are."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = np.arange(total.max(initial=0) + 1)[:, None] / total
+    reached = np.searchsorted(RECALLS, np.nan_to_num(recall), side="right").astype(np.int32)
+    reached[:1] = 0
+    return reached
