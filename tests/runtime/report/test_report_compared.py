@@ -37,11 +37,10 @@ def compared(found: dict[str, Any] | None) -> Run:
 def test_scores_and_differences_with_their_intervals() -> None:
     (table,) = comparison(compared(results()), 0)
     assert isinstance(table, Table)
-    assert table.header == ("detector", "ap", "ap_large")
+    assert table.header == ("score", "base <b>", "better", "better less base <b>")
     assert table.rows == (
-        ("base <b>", "0.250 [0.125, 0.375]", None),
-        ("better", "0.500 [0.375, 0.625]", "0.500"),
-        ("better less base <b>", "+0.250 [+0.125, +0.375] *", "+0.250 [-0.125, +0.500]"),
+        ("ap", "0.250 [0.125, 0.375]", "0.500 [0.375, 0.625]", "+0.250 [+0.125, +0.375] *"),
+        ("ap_large", None, "0.500", "+0.250 [-0.125, +0.500]"),
     )
     assert "200 draws of 40 images" in table.note
     assert list(comparison(compared(None), 0)) == []

@@ -162,7 +162,7 @@ def test_many_runs_of_many_classes_stay_under_the_limit_and_it_is_said(tmp_path:
             tmp_path / "runs" / f"r{i}", {"teacher": {}, "data": {"root": "/sets/d"}}, {"ap50": 0.5, "per_class": per_class}
         )
     report = make_report([tmp_path / "runs"])
-    limit = 400_000
+    limit = 300_000
     assert len(report_page(report, tmp_path)) > 2 * limit
     page = report_page(report, tmp_path, limit)
     assert len(page) < limit
@@ -322,6 +322,8 @@ def test_charts_stay_inside_and_say_what_they_show() -> None:
     assert "<i>" not in drawn.replace("<i class", "")
     assert "a from 1 to 10000, lowest 1" in drawn
     assert "no values" in curves_chart(Curves("empty", "step", {}))
+    assert "last 3" in curves_chart(Curves("loss", "step", {"loss": [(0.0, 1.0), (1.0, 3.0)]}))
+    assert "last" not in curves_chart(Curves("detections", "score", {"detections": [(0.0, 1.0), (1.0, 3.0)]}))
     assert "polyline" in curves_chart(Curves("flat", "step", {"a": [(0.0, 0.0), (0.0, 0.0)]}))
     assert thin([(0.0, 0.0)] * 3, 2) == [(0.0, 0.0)] * 2
 

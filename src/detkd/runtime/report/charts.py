@@ -50,7 +50,8 @@ def curves_chart(curves: Curves) -> Html:
     said = describe(curves.title, curves.lines)
     chart = element("svg", {"class": "chart", "viewBox": f"0 0 {_WIDTH} {_HEIGHT}", "role": "img", "aria-label": said}, parts)
     last = next(iter(lines.values()))[-1][1]
-    caption = element("figcaption", None, curves.title, element("span", {"class": "muted"}, f" last {number(last)}"))
+    course = f" last {number(last)}" if curves.x == "step" else ""
+    caption = element("figcaption", None, curves.title, element("span", {"class": "muted"}, course))
     if len(lines) > 1:
         names = [element("li", None, element("i", {"class": f"swatch s{i % COLOURS}"}), name) for i, name in enumerate(lines)]
         note = f": {curves.note}" if curves.note else ""

@@ -41,17 +41,18 @@ def comparison(run: Run, images: int) -> Iterator[Block]:
     if run.results is None:
         return
     compared = read_comparison(run)
-    names = list(dict.fromkeys(str(score) for of in compared for score in of.scores))
-    rows: list[tuple[Cell, ...]] = []
+    columns: list[tuple[str, dict[str, Any], str]] = []
     for of in compared:
-        rows.append((of.name, *(_interval(of.scores.get(name), "") for name in names)))
+        columns.append((of.name, of.scores, ""))
         if of.differences:
-            rows.append((_less(of, compared[0]), *(_interval(of.differences.get(name), "+") for name in names)))
+            columns.append((_less(of, compared[0]), of.differences, "+"))
+    names = dict.fromkeys(score for of in compared for score in of.scores)
+    rows = tuple((name, *(_interval(scores.get(name), sign) for _, scores, sign in columns)) for name in names)
     note = (
         f"In brackets the 95 % interval of {run.found.get('resamples')} draws of {run.found.get('images')} images. Differences are paired; "
         "those marked with a star have an interval without 0. As numbers: scores.csv."
     )
-    yield Table("Comparison", ("detector", *names), tuple(rows), note)
+    yield Table("Comparison", ("score", *(title for title, _, _ in columns)), rows, note)
 
 
 def comparison_table(runs: Sequence[Run]) -> list[Table]:

@@ -9,7 +9,7 @@ from detkd.runtime.report.lineage import Lineage, Node, layers
 from detkd.runtime.report.markup import Html, element
 
 # px: a node's width and least height, a line of its notes, gaps; four columns fit a window of 1200
-_NODE, _LINE, _GAP, _BETWEEN = (218, 26), 17, 18, 90
+_NODE, _LINE, _GAP, _BETWEEN = (218, 30), 17, 18, 90
 _NAME, _NOTE = 25, 30  # characters that fit
 
 

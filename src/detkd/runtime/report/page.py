@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from detkd.runtime.report.room import Part, fitting, shown
 from detkd.runtime.static import fill_page
 
 LIMIT = 9_500_000  # bytes of a page; what does not fit is left out, and said
+FRAME = 60_000  # bytes at most of the page around its content: style, script, policy
 ROWS = 200  # of a run's own table that are shown
 OPEN = 4  # runs at most that are unfolded from the start
 _SOURCE = Path(__file__).with_name("page_source")
@@ -35,15 +36,18 @@ def report_page(report: Report, out: Path, limit: int = LIMIT) -> bytes:
     whole = [*_problems(report), *_lineage(report)]
     summary = _summary(report)
     sections = [(_head(section, out), _parts(section, out)) for section in report.sections]
-    room = limit - len(join(whole).encode()) - sum(len(join(head).encode()) + 2000 for head, _ in sections) - 60_000
+
+    def runs(kept: Collection[int]) -> list[Html]:
+        return [
+            _run(section, number, head, shown(parts, kept), len(sections))
+            for number, (section, (head, parts)) in enumerate(zip(report.sections, sections), 1)
+        ]
+
+    room = limit - len(join([*whole, *runs(()), *shown(summary, ())]).encode()) - FRAME
     kept = fitting([*summary, *(part for _, parts in sections for part in parts)], room)
-    runs = [
-        _run(section, number, head, shown(parts, kept), len(sections))
-        for number, (section, (head, parts)) in enumerate(zip(report.sections, sections), 1)
-    ]
     if summary:
         whole.append(element("section", {"id": "scores"}, element("h2", None, "Side by side"), shown(summary, kept)))
-    content = join([*whole, element("section", {"id": "runs"}, element("h2", None, "Runs"), runs)])
+    content = join([*whole, element("section", {"id": "runs"}, element("h2", None, "Runs"), runs(kept))])
     counts = Counter(section.run.kind for section in report.sections)
     about = f"{len(report.sections)} runs: " + ", ".join(f"{count} {kind}" for kind, count in counts.items())
     about += f"; {len(report.problems)} notes on damage" if report.problems else ""
