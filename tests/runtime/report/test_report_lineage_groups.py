@@ -37,7 +37,7 @@ def test_leaves_of_the_same_sources_are_one_node() -> None:
     assert len(lineage.nodes) == 63  # the table and the files keep them all
     assert [node.name for node in small.nodes.values()] == ["teacher", "set 0", "30 detectors", "set 1", "30 detectors"]
     group = small.nodes["s0/0"]
-    assert group.notes == ["AP50 0.250 to 0.540 on data/x"]
+    assert group.notes == ["AP50 0.250-0.540 on data/x"]
     assert group.members[:2] == ("student <s0/0>", "student <s0/1>")
     assert {(e.source, e.target) for e in small.edges} == {
         *(("t", f"s{s}") for s in (0, 1)),
@@ -47,6 +47,8 @@ def test_leaves_of_the_same_sources_are_one_node() -> None:
     drawn = lineage_chart(small, {})
     assert drawn.count("<rect") == 5
     assert "student &lt;s0/0&gt; and more" in drawn
+    group.notes = ["AP50 0.250-0.540 on a set of a long name"]
+    assert ">AP50 0.250-0.540 on a set of …<" in lineage_chart(small, {})
 
 
 def test_what_has_other_sources_or_led_to_something_stays_apart() -> None:

@@ -74,7 +74,13 @@ def lineage_chart(lineage: Lineage, targets: Mapping[str, str]) -> Html:
 
 def _node(node: Node, place: tuple[float, float, float], target: str | None) -> Html:
     x, y, tall = place
-    first = f"{node.members[0]} and more" if node.members else node.sha256[:12] if node.sha256 else "hash not known"
+    first = (
+        f"{short(node.members[0], _NOTE - 9)} and more"
+        if node.members
+        else node.sha256[:12]
+        if node.sha256
+        else "hash not known"
+    )
     lines = [first, *_notes(node)]
     said = f": {', '.join(node.members)}" if node.members else f", sha256 {node.sha256}" if node.sha256 else ""
     inside = [
@@ -91,13 +97,17 @@ def _node(node: Node, place: tuple[float, float, float], target: str | None) -> 
             },
         ),
         label(short(node.name, _NAME), x + 12, y + 20, "start", "node-name"),
-        *(label(short(line, _NOTE), x + 12, y + 20 + _LINE * (i + 1), "start", "node-note") for i, line in enumerate(lines)),
+        *(label(_clipped(line), x + 12, y + 20 + _LINE * (i + 1), "start", "node-note") for i, line in enumerate(lines)),
     ]
     return element("a", {"href": target}, inside) if target else element("g", None, inside)
 
 
 def _notes(node: Node) -> list[str]:
     return node.notes if len(node.notes) <= 3 else [*node.notes[:2], f"and {len(node.notes) - 2} more"]
+
+
+def _clipped(note: str) -> str:
+    return note if len(note) <= _NOTE else f"{note[: _NOTE - 1]}…"
 
 
 def short(text: str, most: int) -> str:

@@ -40,6 +40,6 @@ def _together(members: Sequence[Node]) -> Node:
     for run in (run for node in members for run in node.runs):
         if is_number(run.found.get("ap50")):
             scores.setdefault(set_name(run), []).append(float(run.found["ap50"]))
-    notes = [f"AP50 {text_of(min(of))} to {text_of(max(of))} on {name}" for name, of in scores.items()]
+    notes = [f"AP50 {text_of(min(of))}-{text_of(max(of))} on {name}" for name, of in scores.items()]
     first = members[0]
     return Node(first.key, first.kind, f"{len(members)} {first.kind}s", notes=notes, members=tuple(n.name for n in members))
