@@ -5,14 +5,15 @@ from __future__ import annotations
 from omegaconf import DictConfig
 from rich.console import Console
 
-from detkd.data.identity import truths_sha256
 from detkd.detectors.checkpoint import fingerprint
 from detkd.errors import InputError
-from detkd.evaluation.coco import coco_detections, detect, score
+from detkd.evaluation.coco import detect, score
 from detkd.runtime import build
 from detkd.runtime.data import KEYS, open_labelled
 from detkd.runtime.robustness import run_benchmark
-from detkd.runtime.run import claim, device_of, entry_point, finished, output_dir, write_json, write_results, write_text
+from detkd.runtime.run import claim, device_of, entry_point, finished, output_dir, write_results, write_text
+from detkd.runtime.scored_run import data_facts, write_detections
+from detkd.runtime.stale import clear
 
 
 @entry_point("evaluate")
@@ -35,19 +36,18 @@ def main(cfg: DictConfig) -> dict[str, object]:
         return run_benchmark(cfg, detector, dataset)
     claim(cfg, folder)
     detections = detect(detector, dataset, cfg.batch_size, device_of(cfg.device), cfg.data.num_workers)
-    image_ids = [dataset.image_id(i) for i in range(len(dataset))]
-    category_ids = dataset.category_ids or {label: label + 1 for label in range(len(detector.spec.classes))}
-    write_json(folder / "detections.json", coco_detections(detections, image_ids, category_ids))
+    clear(folder)
+    about["detections_sha256"] = write_detections(folder, detections, dataset, detector.spec.classes)
     results: dict[str, object] = dict.fromkeys(KEYS) | {"images": len(dataset)}
     if dataset.labelled:
         truths = [dataset.ground_truth(i) for i in range(len(dataset))]
         scores = score(detections, truths, detector.spec.classes)
-        results = scores.to_dict() | {"scored_sha256": truths_sha256(truths, detector.spec.classes)}
+        results = scores.to_dict()
         write_text(folder / "results.md", scores.markdown())
         Console().print(scores.table(str(cfg.data.root)))
     else:
         print(f"no labels in {cfg.data.root}: wrote {folder / 'detections.json'}")
-    results |= about
+    results |= about | data_facts(dataset, detector.spec.classes)
     write_results(folder, results)
     return results
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 Command = Callable[..., Any]
-MADE = {"config.yaml", "results.json", "results.md", "robustness.csv", "robustness.png", "corruptions"}
+MADE = {"config.yaml", "detections.json", "results.json", "results.md", "robustness.csv", "robustness.png", "corruptions"}
 
 
 @pytest.fixture
@@ -52,11 +52,39 @@ def test_a_run_that_was_cut_off_goes_on_with_what_is_missing(
     (folder / "results.json").unlink()  # cut off before its end
     other = [*arguments, f"teacher.path={detectors / 'other.safetensors'}"]
     message = command("evaluate", *other, cwd=tmp_path).error()
-    assert "clean.json: expected a run of this detector, data and seed" in message
+    assert "clean.json: expected a run of this detector, data, seed and numpy" in message
     assert "detector.weights_sha256" in message
     assert "data.images" in command("evaluate", *arguments, "data.length=3", cwd=tmp_path).error()
     assert "seed: 0 there, 1 here" in command("evaluate", *arguments, "corruptions.seed=1", cwd=tmp_path).error()
     assert files_of(folder) == {name: content for name, content in after.items() if name != "results.json"}
+
+
+def test_a_finished_folder_takes_more_corruptions_and_can_be_analysed(
+    arguments: list[str], command: Command, tmp_path: Path
+) -> None:
+    fog = [*arguments, "corruptions.names=[fog]", "corruptions.severities=[1]"]
+    command("evaluate", *fog, cwd=tmp_path).ok()
+    done = command("evaluate", *arguments, cwd=tmp_path).ok()
+    assert [line.split(":")[0] for line in done.stdout.splitlines() if "/5 " in line] == [
+        "3/5 fog 5",
+        "4/5 contrast 1",
+        "5/5 contrast 5",
+    ]
+    command("evaluate", *arguments[1:4], "out=plain", cwd=tmp_path).ok()
+    folder, plain = tmp_path / "run", tmp_path / "plain"
+    assert (folder / "detections.json").read_bytes() == (plain / "detections.json").read_bytes()
+    results, other = (json.loads((of / "results.json").read_text()) for of in (folder, plain))
+    same = ("ap", "per_class", "data_root", "detector_sha256", "scored_sha256", "images_sha256", "detections_sha256")
+    assert {key: results[key] for key in same} == {key: other[key] for key in same}
+    assert list(results["per_class"]) == list(other["per_class"])
+
+    (folder / "detections.json").unlink()  # of a version that did not keep them
+    done = command("evaluate", *arguments, cwd=tmp_path).ok()
+    assert [line.split(":")[0] for line in done.stdout.splitlines() if "/5 " in line] == ["1/5 clean 0"]
+    assert (folder / "detections.json").read_bytes() == (plain / "detections.json").read_bytes()
+    command("analyze", "run=run", "out=errors", "class_figures=false", cwd=tmp_path).ok()
+    errors = json.loads((tmp_path / "errors" / "results.json").read_text())
+    assert {key: errors[key] for key in same[3:]} == {key: results[key] for key in same[3:]}
 
 
 def test_the_folder_of_a_plain_evaluation(arguments: list[str], command: Command, tmp_path: Path) -> None:
@@ -97,9 +125,7 @@ def test_a_damaged_image_that_a_worker_meets(arguments: list[str], command: Comm
     names = [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 40}]
     boxes = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 16, 16]}]
     square = [{"id": 1, "name": "square"}]
-    (tmp_path / "set" / "instances.json").write_text(
-        json.dumps({"images": names, "annotations": boxes, "categories": square})
-    )
+    (tmp_path / "set" / "instances.json").write_text(json.dumps({"images": names, "annotations": boxes, "categories": square}))
     message = command("evaluate", *arguments, "data.root=set", "data.num_workers=2", cwd=tmp_path).error()
     assert message.startswith("error: ")
     assert "a.jpg: expected an image that can be read" in message

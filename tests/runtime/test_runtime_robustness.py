@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -14,6 +15,7 @@ from detkd.errors import InputError
 from detkd.evaluation.coco import Scores
 from detkd.evaluation.corruptions import CORRUPTIONS
 from detkd.runtime.robustness import Benchmark, benchmark_of, read_runs, run_key, write_run
+from detkd.runtime.scored_run import data_facts
 
 SCORES = Scores(0.25, 0.5, 0.0, None, 0.1, 1.0, 3, {"square": 0.25})
 
@@ -66,10 +68,10 @@ def images(tmp_path: Path) -> Path:
 def key_of(folder: Path, detector: Any, seed: int = 0, **more: Any) -> dict[str, Any]:
     spec = detector.spec
     opened = CocoDataset(folder, classes=spec.classes, image_size=spec.image_size, resize=spec.resize, **more)
-    return run_key(detector, opened, seed)
+    return run_key(detector, len(opened), data_facts(opened, spec.classes), seed)
 
 
-def test_what_makes_another_run(images: Path, tiny_detector: Any) -> None:
+def test_what_makes_another_run(images: Path, tiny_detector: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     detector = tiny_detector(classes=("square", "cross"))
     first = key_of(images, detector)
@@ -84,8 +86,16 @@ def test_what_makes_another_run(images: Path, tiny_detector: Any) -> None:
     assert differing(key_of(images, detector, length=2)) == {"data"}
     Image.effect_noise((40, 30), 50).convert("RGB").save(images / "1.png")
     assert differing(key_of(images, detector)) == {"data"}
+    first = key_of(images, detector)
+    content = json.loads((images / "instances.json").read_text())
+    content["annotations"][0]["area"] = 100  # decides whether a box is small
+    (images / "instances.json").write_text(json.dumps(content))
+    assert differing(key_of(images, detector)) == {"data"}
+    first = key_of(images, detector)
+    monkeypatch.setattr(np, "__version__", "1.0")  # draws other numbers
+    assert differing(key_of(images, detector)) == {"versions"}
     detector.nms_iou = 0.7
-    assert differing(key_of(images, detector)) == {"detector", "data"}
+    assert differing(key_of(images, detector)) == {"detector", "versions"}
 
 
 def test_runs_are_read_back_and_those_of_another_are_refused(tmp_path: Path) -> None:
@@ -113,6 +123,8 @@ def test_runs_are_read_back_and_those_of_another_are_refused(tmp_path: Path) -> 
         '{"key": {}, "corruption": "fog", "severity": 3, "scores": {"ap": null, "ap50": 0.2, "images": 3}}',
         '{"key": {}, "corruption": "fog", "severity": 3, "scores": {"ap": "<b>", "ap50": 0.2, "images": 3}}',
         '{"key": {}, "corruption": "fog", "severity": 3, "scores": {"ap": 0.1, "ap50": NaN, "images": 3}}',
+        '{"key": {}, "corruption": "fog", "severity": 3, "scores": {"ap": 0.1, "ap50": 0.2, "images": 3, "per_class": [1]}}',
+        '{"key": {}, "corruption": "fog", "severity": 3, "scores": {"ap": 0.1, "ap50": 0.2, "images": 3, "per_class": {"a": 2.0}}}',
     ],
 )
 def test_damaged_files_are_named(tmp_path: Path, damage: str) -> None:

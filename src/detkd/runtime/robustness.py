@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig, ListConfig
 
 from detkd.data.dataset import DetectionDataset
-from detkd.data.identity import truths_sha256
 from detkd.detectors.checkpoint import fingerprint
 from detkd.detectors.protocol import Detector
-from detkd.disk import differences, dump_json, parse_json, replace_file
+from detkd.disk import differences, dump_json, parse_json, replace_file, sha256_of
 from detkd.errors import InputError
 from detkd.evaluation.coco import Samples, Scores, detect, score
 from detkd.evaluation.corruptions import CORRUPTIONS, SEVERITIES, check
 from detkd.evaluation.robustness import COLUMNS, CorruptedDataset, Robustness
 from detkd.runtime.robustness_figure import robustness_figure
 from detkd.runtime.run import claim, device_of, output_dir, write_results, write_text
+from detkd.runtime.scored_run import DETECTIONS_FILE, data_facts, write_detections
+from detkd.runtime.stale import clear
 
 RUNS = "corruptions"  # the folder of the runs' files, in the run's own
 CLEAN = ("clean", 0)
@@ -76,17 +79,22 @@ def _listed(node: DictConfig, key: str, default: Sequence[Any]) -> list[Any]:
 def run_benchmark(cfg: DictConfig, detector: Detector, dataset: DetectionDataset) -> dict[str, Any]:
     """Score the detector on the clean images and under every corruption; write tables, curves and results.json into the run's folder.
 
-    Runs whose file is there already are not made again, so the same command goes on where it was cut off.
+    Runs whose file is there already are not made again, so the same command goes on where it was cut off. Of the clean images the folder has
+    all that a plain evaluation leaves, detections.json too.
 
-    Raises InputError for images without boxes, and for a folder with runs of another detector, data or seed.
+    Raises InputError for images without boxes, and for a folder with runs of another detector, data, seed or version of numpy.
     """
     folder, asked = output_dir(), benchmark_of(cfg.corruptions)
     if not dataset.labelled:
         raise InputError(f"{cfg.data.root}: expected images with boxes to score corruptions on, found images alone")
     truths = [dataset.ground_truth(i) for i in range(len(dataset))]
-    key = run_key(detector, dataset, asked.seed)
+    facts = data_facts(dataset, detector.spec.classes)
+    key = run_key(detector, len(dataset), facts, asked.seed)
     scores = read_runs(folder, key)
+    if CLEAN in scores and not _kept_detections(folder):
+        del scores[CLEAN]
     claim(cfg, folder)
+    clear(folder)
     for number, run in enumerate(asked.runs, start=1):
         if run in scores:
             continue
@@ -98,7 +106,8 @@ def run_benchmark(cfg: DictConfig, detector: Detector, dataset: DetectionDataset
             raise InputError(
                 f"{cfg.data.root}: expected images with boxes to score corruptions on, found none with a box that counts"
             )
-        write_run(folder, key, run, scored)
+        kept = write_detections(folder, detections, dataset, detector.spec.classes) if run == CLEAN else None
+        write_run(folder, key, run, scored, kept)
         scores[run] = scored
         took = time.monotonic() - start
         print(
@@ -111,21 +120,22 @@ def run_benchmark(cfg: DictConfig, detector: Detector, dataset: DetectionDataset
     write_text(folder / "robustness.csv", result.csv())
     write_text(folder / "results.md", result.markdown())
     robustness_figure(result, folder / "robustness.png")
-    about = {"scored_sha256": key["data"]["scored_sha256"], "detector_sha256": key["detector"]["weights_sha256"]}
+    about = facts | {
+        "per_class": {name: scores[CLEAN].per_class.get(name) for name in detector.spec.classes},
+        "detector_sha256": key["detector"]["weights_sha256"],
+        "detections_sha256": sha256_of(folder / DETECTIONS_FILE),
+    }
     results = result.to_dict() | {"seed": asked.seed} | about
     write_results(folder, results)
     print(result.markdown())
     return results
 
 
-def run_key(detector: Detector, dataset: DetectionDataset, seed: int) -> dict[str, Any]:
-    """What the scores of a run depend on, besides the corruption: the detector, the images and boxes, the seed; json-able.
+def run_key(detector: Detector, images: int, facts: Mapping[str, str], seed: int) -> dict[str, Any]:
+    """What the scores of a run depend on, besides the corruption: the detector, the images and boxes, the seed, and numpy, which draws; json-able.
 
-    Images count by id, name and size of the file in bytes: they are not read.
+    facts: of the data, see :func:`~detkd.runtime.scored_run.data_facts`; where it lies does not matter.
     """
-    count = len(dataset)
-    records = [dataset.record(i) for i in range(count)]
-    files = [(r.image_id, r.path.name, r.path.stat().st_size if r.path.is_file() else None) for r in records]
     arguments = json.dumps(detector.arguments(), sort_keys=True).encode()
     return {
         "detector": {
@@ -133,25 +143,34 @@ def run_key(detector: Detector, dataset: DetectionDataset, seed: int) -> dict[st
             "arguments_sha256": hashlib.sha256(arguments).hexdigest(),
             "weights_sha256": fingerprint(detector),
         },
-        "data": {
-            "images": count,
-            "images_sha256": hashlib.sha256(repr(files).encode("utf-8", "replace")).hexdigest(),
-            "scored_sha256": truths_sha256([dataset.ground_truth(i) for i in range(count)], detector.spec.classes),
-        },
+        "data": {"images": images, **{name: facts[name] for name in ("images_sha256", "scored_sha256")}},
         "seed": seed,
+        "versions": {"numpy": np.__version__},
     }
 
 
-def write_run(folder: Path, key: Mapping[str, Any], run: Run, scores: Scores) -> None:
-    """Write the file of one run, whole or not at all."""
+def write_run(folder: Path, key: Mapping[str, Any], run: Run, scores: Scores, detections_sha256: str | None = None) -> None:
+    """Write the file of one run, whole or not at all.
+
+    detections_sha256: of its detections.json, where it has one.
+    """
     content = {"key": dict(key), "corruption": run[0], "severity": run[1], "scores": asdict(scores)}
-    replace_file(_path(folder, run), dump_json(content))
+    more = {} if detections_sha256 is None else {"detections_sha256": detections_sha256}
+    replace_file(_path(folder, run), dump_json(content | more))
+
+
+def _kept_detections(folder: Path) -> bool:
+    """Whether detections.json is that of the clean run."""
+    path = folder / DETECTIONS_FILE
+    known = parse_json(_path(folder, CLEAN).read_bytes(), _path(folder, CLEAN)).get("detections_sha256")
+    return path.is_file() and sha256_of(path) == known
 
 
 def read_runs(folder: Path, key: Mapping[str, Any]) -> dict[Run, Scores]:
     """The scores of the runs that are in the folder already.
 
-    Raises InputError naming the file, and the keys that differ, for a run of another detector, data or seed, and for a file that is damaged.
+    Raises InputError naming the file, and the keys that differ, for a run of another detector, data, seed or version of numpy, and for a file
+    that is damaged.
     """
     known = [CLEAN, *((name, severity) for name in CORRUPTIONS for severity in SEVERITIES)]
     found: dict[Run, Scores] = {}
@@ -162,7 +181,8 @@ def read_runs(folder: Path, key: Mapping[str, Any]) -> dict[Run, Scores]:
         content = parse_json(path.read_bytes(), path)
         if differs := list(differences(content.get("key"), dict(key))):
             raise InputError(
-                f"{path}: expected a run of this detector, data and seed, found another's ({'; '.join(differs)}); choose another out=DIR"
+                f"{path}: expected a run of this detector, data, seed and numpy, found another's ({'; '.join(differs)}); "
+                "choose another out=DIR"
             )
         found[run] = _scores(content, run, path)
     return found
@@ -172,13 +192,12 @@ def _scores(content: Mapping[str, Any], run: Run, path: Path) -> Scores:
     """The scores in a run's file; only what a table can show of them is trusted."""
     values, place = content.get("scores"), (content.get("corruption"), content.get("severity"))
     numbers = [values.get(key) for key in COLUMNS] if isinstance(values, dict) else []
-    sound = all(v is None or (isinstance(v, float) and 0 <= v <= 1) for v in numbers) and None not in numbers[:2]
+    per_class = values.get("per_class", {}) if isinstance(values, dict) else None
+    parts = [*numbers, *per_class.values()] if isinstance(per_class, dict) else [math.nan]
+    sound = all(v is None or (isinstance(v, float) and 0 <= v <= 1) for v in parts) and None not in numbers[:2]
     if place != run or not isinstance(values, dict) or not sound or not isinstance(values.get("images"), int):
         raise InputError(f"{path}: expected the scores of {run[0]} at severity {run[1]}, found something else; remove the file")
-    per_class = values.get("per_class")
-    return Scores(
-        **dict(zip(COLUMNS, numbers)), images=values["images"], per_class=per_class if isinstance(per_class, dict) else {}
-    )
+    return Scores(**dict(zip(COLUMNS, numbers)), images=values["images"], per_class=dict(per_class or {}))
 
 
 def _path(folder: Path, run: Run) -> Path:

@@ -1,9 +1,10 @@
-"""A run of `python -m detkd.evaluate`, read back from its folder: its detections beside the boxes that they were scored against."""
+"""A run of `python -m detkd.evaluate` in its folder: what it leaves of data and detections, and how that is read back."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,12 +16,16 @@ from detkd.boxes import xywh_to_xyxy
 from detkd.data.annotations import GroundTruth
 from detkd.data.checks import is_number, short
 from detkd.data.dataset import DetectionDataset
+from detkd.data.identity import images_sha256, truths_sha256
+from detkd.disk import sha256_of
 from detkd.errors import InputError
+from detkd.evaluation.coco import coco_detections
 from detkd.runtime.data import open_labelled
-from detkd.runtime.run import CONFIG_FILE, RESULTS_FILE
+from detkd.runtime.run import CONFIG_FILE, RESULTS_FILE, write_json
 from detkd.structures import Detection, DetectorSpec
 
 DETECTIONS_FILE = "detections.json"
+HASHES = ("detector_sha256", "scored_sha256", "images_sha256", "detections_sha256")
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class ScoredRun:
     """What a run found and what there was to find.
 
     classes: of the detector; all labels are its. dataset: the images, by index. detections, truths: one an image, xyxy in original pixels.
-    results: its results.json.
+    results: its results.json. hashes: by the names of ``HASHES``, None where it is not known; that of the detections is of the file. root:
+    where it found the images.
     """
 
     name: str
@@ -38,20 +44,52 @@ class ScoredRun:
     detections: list[Detection]
     truths: list[GroundTruth]
     results: dict[str, Any]
+    hashes: dict[str, str | None]
+    root: Path
+
+
+def data_facts(dataset: DetectionDataset, classes: Sequence[str]) -> dict[str, str]:
+    """For results.json: where the images lie, and hashes of them and of their boxes, where they are labelled.
+
+    classes: what labels mean.
+    """
+    everything = range(len(dataset))
+    facts = {
+        "data_root": str(dataset.root.resolve()),
+        "images_sha256": images_sha256(dataset.record(i) for i in everything),
+    }
+    if dataset.labelled:
+        facts["scored_sha256"] = truths_sha256((dataset.ground_truth(i) for i in everything), classes)
+    return facts
+
+
+def write_detections(folder: Path, detections: Sequence[Detection], dataset: DetectionDataset, classes: Sequence[str]) -> str:
+    """Write detections.json in COCO's results format, one entry an image of the data set; gives its sha256."""
+    image_ids = [dataset.image_id(i) for i in range(len(dataset))]
+    category_ids = dataset.category_ids or {label: label + 1 for label in range(len(classes))}
+    write_json(folder / DETECTIONS_FILE, coco_detections(detections, image_ids, category_ids))
+    return sha256_of(folder / DETECTIONS_FILE)
 
 
 def read_scored_run(folder: str | Path, name: str | None = None, root: str | None = None) -> ScoredRun:
     """Read the folder of a run of evaluate, and the boxes of its data set.
 
     Args:
-        name: of the run; None for that of its folder. root: where the images are, if they are no longer where the run's config says.
+        name: of the run; None for that of its folder. root: where the images are, if they are no longer where the run found them: in the
+            folder of results.json's ``data_root``, else in that of its config.
 
     Nothing in the config is instantiated: it says where the data is. Raises InputError naming file and entry for a folder of another
     command, one without labels, damaged files, or detections of images or categories that the data set does not have.
     """
     folder = Path(folder)
-    node = _data_node(folder, root)
+    node = _data_node(folder)
     results = _load_json(folder / RESULTS_FILE, dict)
+    found = _found_root(node, results)
+    node = cast(DictConfig, OmegaConf.merge(node, {"root": str(found) if root is None else root}))
+    if not Path(node.root).is_dir():
+        raise InputError(
+            f"{folder / CONFIG_FILE}: data.root: expected a folder, found none at {node.root}; if it was moved, say data.root=DIR"
+        )
     if not isinstance(results.get("per_class"), dict) or not results["per_class"]:
         raise InputError(
             f"{folder}: expected a run of `python -m detkd.evaluate` on images with boxes, found results without per_class"
@@ -71,10 +109,20 @@ def read_scored_run(folder: str | Path, name: str | None = None, root: str | Non
         )
     detections = _detections(folder / DETECTIONS_FILE, ids, dataset.category_ids)
     truths = [dataset.ground_truth(i) for i in range(len(dataset))]
-    return ScoredRun(name or folder.resolve().name, folder, classes, dataset, detections, truths, results)
+    hashes = {key: value if isinstance(value := results.get(key), str) else None for key in HASHES}
+    hashes["detections_sha256"] = sha256_of(folder / DETECTIONS_FILE)
+    return ScoredRun(
+        name or folder.resolve().name, folder, classes, dataset, detections, truths, results, hashes, found.resolve()
+    )
 
 
-def _data_node(folder: Path, root: str | None) -> DictConfig:
+def _found_root(node: DictConfig, results: dict[str, Any]) -> Path:
+    """Where the run found its images: what was typed may be relative to another folder than this one."""
+    known = results.get("data_root")
+    return Path(known) if isinstance(known, str) and known and Path(known).is_dir() else Path(node.root)
+
+
+def _data_node(folder: Path) -> DictConfig:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise InputError(
@@ -87,10 +135,6 @@ def _data_node(folder: Path, root: str | None) -> DictConfig:
         raise InputError(f"{path}: expected the config of a run, found {type(error).__name__}: {error}") from None
     if not isinstance(node, DictConfig) or not isinstance(node.get("root"), str) or not isinstance(node.get("format"), str):
         raise InputError(f"{path}: expected the config of a run of `python -m detkd.evaluate`, found one without data.root")
-    if root is not None:
-        node = cast(DictConfig, OmegaConf.merge(node, {"root": root}))
-    if not Path(node.root).is_dir():
-        raise InputError(f"{path}: data.root: expected a folder, found none at {node.root}; if it was moved, say data.root=DIR")
     return node
 
 
