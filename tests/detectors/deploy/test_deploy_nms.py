@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from detkd.detectors.deploy.nms import suppress, surviving
+from detkd.detectors.deploy.nms import decompositions, suppress, surviving
 
 
 def boxes_of(batch: int, count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,6 +47,21 @@ def test_far_apart_images_cost_no_precision() -> None:
     assert surviving(boxes, scores, labels, 100, 0.5).tolist() == [[True, False]] * 64
     boxes = torch.tensor([[0.0, 0, 640, 640], [0, 0, 640, 319.99]]).expand(64, 2, 4)
     assert surviving(boxes, scores, labels, 100, 0.5).all()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torchvision about itself
+def test_a_program_of_it_runs_where_few_or_none_are_left() -> None:
+    class Alone(torch.nn.Module):
+        def forward(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+            kept: Tensor = suppress(boxes, scores, labels, 3, 0.5)
+            return kept
+
+    given = boxes_of(1, 30, seed=1)
+    program = torch.export.export(Alone(), given, strict=False).run_decompositions(decompositions())
+    run, labels = program.module(), torch.arange(30)[None] % 3  # the first three do not suppress each other
+    for there in range(4):
+        few = torch.where(torch.arange(30) < there, torch.tensor(0.5), 0.0)[None]
+        assert torch.equal(run(given[0], few, labels), few > 0)
 
 
 def test_the_operator_is_the_function() -> None:

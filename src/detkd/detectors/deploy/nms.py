@@ -19,16 +19,19 @@ def surviving(boxes: Tensor, scores: Tensor, labels: Tensor, groups: int, iou: f
     batch, count = scores.shape
     there = scores > 0  # (B, K)
     # Those that are none lie on one another in a group of their own, so that the first of them does away with the rest.
-    unit = torch.div(torch.arange(4, device=boxes.device), 2, rounding_mode="floor").to(
-        boxes
-    )  # (0, 0, 1, 1), without a literal tensor
-    boxes = torch.where(there[..., None], boxes, unit).double()
+    corners = torch.arange(4, device=boxes.device)
+    unit = torch.div(corners, 2, rounding_mode="floor").to(boxes)  # (0, 0, 1, 1), without a literal tensor
+    boxes = torch.where(there[..., None], boxes, unit)
     image = torch.arange(batch, device=labels.device)[:, None]
     group = torch.where(there, image * groups + labels, -1)  # (B, K)
+    # Two more, each alone in its group, always survive: torch.export takes it that two or more do, and its program stops where less do.
+    boxes = torch.cat([boxes.flatten(0, 1), unit.expand(2, 4)]).double()  # (B, K, 4) -> (B*K + 2, 4)
+    group = torch.cat([group.flatten(), torch.arange(-3, -1, device=labels.device)])  # (B*K + 2,)
+    ranks = torch.cat([scores.flatten(), scores.new_zeros(2)]).double()  # (B*K + 2,)
     span = boxes.amax() - boxes.amin() + 1
-    apart = boxes + (group * span)[..., None]
-    kept = nms(apart.flatten(0, 1), scores.flatten().double(), iou)  # (B, K, 4) -> (B*K, 4)
-    mask = torch.zeros(batch * count, device=scores.device).index_put((kept,), scores.new_ones(()).float())
+    kept = nms(boxes + (group * span)[:, None], ranks, iou)
+    mask = torch.zeros(batch * count + 2, device=scores.device).index_put((kept,), scores.new_ones(()).float())
+    mask = mask[: batch * count]
     return (mask > 0).view(batch, count) & there
 
 
