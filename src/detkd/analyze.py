@@ -11,6 +11,7 @@ from detkd.evaluation.tide import tide
 from detkd.runtime.analysis import summary, write_analysis
 from detkd.runtime.run import claim, entry_point, output_dir, write_results
 from detkd.runtime.scored_run import read_scored_run
+from detkd.runtime.stale import clear
 
 
 @entry_point("analyze")
@@ -24,9 +25,9 @@ def main(cfg: DictConfig) -> dict[str, object]:
     curves = error_curves(scene, run.classes, run.dataset.supercategories)
     found = tide(scene)
     claim(cfg, folder)
-    results: dict[str, object] = {"images": len(run.truths)} | write_analysis(
-        folder, run.name, curves, found, cfg.class_figures
-    )
+    clear(folder, ("classes/", "supercategories/"))
+    written = write_analysis(folder, run.name, curves, found, cfg.class_figures)
+    results: dict[str, object] = {"images": len(run.truths)} | written | run.hashes
     write_results(folder, results)
     print(f"{summary(results)}\npictures: {folder / 'overall.png'}, {folder / 'tide.png'}")
     return results

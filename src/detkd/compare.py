@@ -6,8 +6,9 @@ from omegaconf import DictConfig
 
 from detkd.runtime.compare import compare, markdown, summarise, write_markdown, write_tables
 from detkd.runtime.compare_output import check_settings, write_pictures
-from detkd.runtime.compare_runs import read_runs, scenes_of
+from detkd.runtime.compare_runs import match_runs, read_runs
 from detkd.runtime.run import claim, entry_point, output_dir, write_results
+from detkd.runtime.stale import clear
 
 
 @entry_point("compare")
@@ -16,27 +17,31 @@ def main(cfg: DictConfig) -> dict[str, object]:
     folder = output_dir()
     check_settings(cfg)
     runs = read_runs(cfg.runs, cfg.data.root)
-    scenes, data = scenes_of(runs), runs[0].dataset
+    matched = match_runs(runs)
     compared = compare(
         [run.name for run in runs],
-        scenes,
-        runs[0].classes,
-        data.supercategories,
+        matched.scenes,
+        matched.classes,
+        matched.supercategories,
         resamples=cfg.resamples,
         seed=cfg.seed,
         score_threshold=cfg.score_threshold,
     )
     claim(cfg, folder)
-    records = [data.record(i) for i in range(len(data))]
+    clear(folder, ("pictures/", "sizes_", "classes_"))
+    records = matched.records
     write_tables(folder, compared, [r.image_id for r in records], [r.path.name for r in records])
-    table = markdown(compared, len(records), cfg.resamples, cfg.seed)
+    table = markdown(compared, len(records), cfg.resamples, cfg.seed, matched.notes)
     write_markdown(folder, table)
-    write_pictures(folder, compared, scenes[0], records, runs[0].classes, cfg.pictures, cfg.score_threshold)
+    write_pictures(folder, compared, matched.scenes[0], records, matched.classes, cfg.pictures, cfg.score_threshold)
     results: dict[str, object] = {
         "images": len(records),
+        "classes": matched.classes,
+        "classes_left_out": matched.left_out,
+        "notes": matched.notes,
         "resamples": cfg.resamples,
         "seed": cfg.seed,
-        "runs": summarise(compared),
+        "runs": [found | run.hashes for found, run in zip(summarise(compared), runs)],
     }
     write_results(folder, results)
     print(table)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -33,12 +35,14 @@ def write_set(root: Path, first_box: int = 20) -> None:
     (root / "instances.json").write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
 
 
-def write_run(folder: Path, root: Path, detections: list[Any], names: list[str] = NAMES) -> None:
+def write_run(
+    folder: Path, root: Path, detections: list[Any], names: list[str] = NAMES, on_unknown: str = "error", **results: Any
+) -> None:
     """A run of evaluate as it lies on disk."""
     folder.mkdir(parents=True)
-    OmegaConf.save({"data": {"root": str(root), "format": "folder", "length": None}}, folder / "config.yaml")
+    OmegaConf.save({"data": {"root": str(root), "format": "folder", "on_unknown": on_unknown}}, folder / "config.yaml")
     (folder / "detections.json").write_text(json.dumps(detections))
-    (folder / "results.json").write_text(json.dumps({"images": 3, "per_class": dict.fromkeys(names)}))
+    (folder / "results.json").write_text(json.dumps({"images": 3, "per_class": dict.fromkeys(names)} | results))
 
 
 def found(image: int, category: int, bbox: list[float], score: float) -> dict[str, Any]:
@@ -139,3 +143,63 @@ def test_sets_of_other_images_and_without_a_box(runs: Path, command: Command) ->
     path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
     assert "at least one box" in command("compare", "runs=[base,better]", "out=out", cwd=runs).error()
     assert not (runs / "out" / "config.yaml").exists()
+
+
+def test_a_detector_of_fewer_classes_is_compared_on_those_that_both_know(runs: Path, command: Command) -> None:
+    squares = [found(10, 2, [30, 5, 20, 30], 0.7), found(12, 2, [0, 0, 9, 9], 0.6)]
+    write_run(runs / "all", runs / "set", [CIRCLES[0], *squares])
+    write_run(runs / "few", runs / "set", CIRCLES, ["star", "circle"], on_unknown="drop")
+    done = command("compare", "runs=[all,few]", "out=out", "resamples=20", "pictures=1", cwd=runs).ok()
+    out = runs / "out"
+    results = json.loads((out / "results.json").read_text())
+    assert (results["classes"], results["classes_left_out"]) == (["circle"], [NAMES[1]])
+    said = "Scored on the classes that all detectors know (1), without boxes of square"
+    assert results["notes"][0].startswith(said)
+    assert said in done.stdout
+    assert f"{said} &lt;b>" in (out / "results.md").read_text()
+    ap = {run["name"]: run["scores"]["ap"]["value"] for run in results["runs"]}
+    assert ap == pytest.approx({"all": 51 / 101, "few": 1})  # of circles alone: squares are neither found nor missed
+    assert {row["class"] for row in rows(out / "classes.csv")} == {"circle"}
+    assert {row["fp all"] for row in rows(out / "images.csv")} == {"0"}
+
+
+def test_results_say_what_was_read(runs: Path, command: Command) -> None:
+    hashes: dict[str, Any] = {"detector_sha256": "1" * 64, "scored_sha256": "2" * 64, "images_sha256": "3" * 64}
+    write_run(runs / "known", runs / "set", CIRCLES, **hashes)
+    command("compare", "runs=[base,known]", "out=out", "resamples=20", "pictures=0", cwd=runs).ok()
+    base, known = json.loads((runs / "out" / "results.json").read_text())["runs"]
+    of_file = {name: hashlib.sha256((runs / name / "detections.json").read_bytes()).hexdigest() for name in ("base", "known")}
+    assert {key: known[key] for key in [*hashes, "detections_sha256"]} == hashes | {"detections_sha256": of_file["known"]}
+    assert {key: base[key] for key in [*hashes, "detections_sha256"]} == dict.fromkeys(hashes) | {
+        "detections_sha256": of_file["base"]
+    }
+
+
+def test_a_comparison_that_is_repeated_leaves_nothing_of_the_one_before(runs: Path, command: Command) -> None:
+    arguments = ["runs=[base,better]", "out=out", "resamples=20", "pictures=2"]
+    command("compare", *arguments, cwd=runs).ok()
+    (runs / "out" / "pictures" / "mine.png").write_bytes(b"")
+    before = sorted(p.name for p in (runs / "out" / "pictures").iterdir())
+    (runs / "base" / "detections.json").write_text(json.dumps([*CIRCLES, *[found(12, 1, [0, 0, 9, 9], 0.9)] * 3]))
+    stopped = "import detkd.runtime.compare_output as o, os; o.curves_figure = lambda *_: os._exit(9)"
+    assert command("compare", *arguments, cwd=runs, before=stopped).status == 9
+    assert not (runs / "out" / "results.json").exists()  # what is left of a run that was cut off does not look finished
+    command("compare", *arguments, cwd=runs).ok()
+    after = sorted(p.name for p in (runs / "out" / "pictures").iterdir())
+    assert before == ["001_a_b.png", "002_i.png", "mine.png"]
+    assert after == ["001_c.png", "002_a_b.png", "mine.png"]
+
+
+def test_a_file_name_that_is_not_utf_8(runs: Path, command: Command) -> None:
+    name = os.fsdecode(b"\xff.png")
+    try:
+        (runs / "set" / "images" / FILES[0]).rename(runs / "set" / "images" / name)
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes no such name")
+    path = runs / "set" / "instances.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = name
+    path.write_text(json.dumps(content))
+    command("compare", "runs=[base,better]", "out=out", "resamples=20", "pictures=2", cwd=runs).ok()
+    assert {row["file"] for row in rows(runs / "out" / "images.csv")} == {"\\udcff.png", *FILES[1:]}
+    assert (runs / "out" / "pictures" / "001_png.png").is_file() or (runs / "out" / "pictures" / "001.png").is_file()

@@ -93,8 +93,8 @@ def changed(compared: Sequence[Compared]) -> list[tuple[int, int]]:
     return most_changed(compared[0].judged, [of.judged for of in compared[1:]])
 
 
-def markdown(compared: Sequence[Compared], images: int, resamples: int, seed: int) -> str:
-    """The table of scores, with what its brackets mean."""
+def markdown(compared: Sequence[Compared], images: int, resamples: int, seed: int, notes: Sequence[str] = ()) -> str:
+    """The table of scores, with what its brackets mean, and notes below."""
     head = ["run", *SCORES]
     lines = [_line(head), _line(["---"] * len(head))]
     for of in compared:
@@ -105,7 +105,7 @@ def markdown(compared: Sequence[Compared], images: int, resamples: int, seed: in
         f"Points of AP on {images} images. In brackets the 95 % interval: percentiles of {resamples} draws of the images with replacement "
         f"(seed {seed}). Differences are to {_cell(compared[0].name)}, on the same draws; one whose interval is without 0 is in bold."
     )
-    return "\n".join([*lines, "", note]) + "\n"
+    return "\n".join([*lines, "", note, *(line for said in notes for line in ("", _text_line(said)))]) + "\n"
 
 
 def write_tables(folder: Path, compared: Sequence[Compared], image_ids: Sequence[int], files: Sequence[str]) -> None:
@@ -206,7 +206,11 @@ def _text(value: float) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", r"\|").replace("\n", " ").replace("<", "&lt;")
+    return _text_line(text).replace("|", r"\|")
+
+
+def _text_line(text: str) -> str:
+    return text.replace("\n", " ").replace("<", "&lt;")
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -1,19 +1,42 @@
-"""The runs of `python -m detkd.compare`: read, and found to be about the same boxes."""
+"""The runs of `python -m detkd.compare`: read, and brought to the same images, boxes and classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, ListConfig
+from torch import Tensor
 
-from detkd.classes import canonical
+from detkd.classes import canonical, label_lookup
+from detkd.data.annotations import Record
 from detkd.errors import InputError
 from detkd.evaluation.matching import Scene, make_scene
 from detkd.runtime.scored_run import ScoredRun, read_scored_run
 from detkd.structures import Detection
+
+_FIELDS = ("boxes", "labels", "iscrowd", "ignore", "area")
+_NAMED = 10  # classes that a sentence names before it counts
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Detections of all runs beside the same boxes.
+
+    classes: those that all detectors know, in the order and the spelling of the first run; all labels are theirs. left_out: classes with a box
+    that not all of them know. scenes: one a run. records: the images, in the order of the first run. supercategories: by label. notes: what to
+    know of the numbers, in sentences.
+    """
+
+    classes: tuple[str, ...]
+    left_out: tuple[str, ...]
+    scenes: list[Scene]
+    records: list[Record]
+    supercategories: dict[int, str]
+    notes: tuple[str, ...]
 
 
 def read_runs(node: Any, root: str | None = None) -> list[ScoredRun]:
@@ -36,38 +59,109 @@ def read_runs(node: Any, root: str | None = None) -> list[ScoredRun]:
     return [read_scored_run(folder, name, root) for name, folder in folders]
 
 
-def scenes_of(runs: Sequence[ScoredRun]) -> list[Scene]:
-    """The runs' detections beside the boxes, one a run, all with the labels of the first.
+def match_runs(runs: Sequence[ScoredRun]) -> Matched:
+    """Bring runs to the images of the first, by id, and to the classes that all detectors know, by name.
 
-    Classes are the same by name. Detections of classes that the first does not know are dropped: no box is of them. Raises InputError where images or
-    boxes of two runs differ, and says what does.
+    Detections and boxes of other classes are dropped, and it is noted where there are boxes. Raises InputError where images or boxes of two
+    runs differ, and where no class is common to all; it says what differs.
     """
     first = runs[0]
-    label_of = {canonical(name): label for label, name in enumerate(first.classes)}
+    classes = _common(runs)
+    ids = [first.dataset.image_id(i) for i in range(len(first.dataset))]
+    truths: list[Mapping[str, Tensor]] = []
     scenes = []
     for run in runs:
-        to = torch.tensor([label_of.get(canonical(name), -1) for name in run.classes])
-        _check_same(first, run, to)
-        scenes.append(make_scene([_relabelled(d, to) for d in run.detections], first.truths))
-    return scenes
-
-
-def _check_same(first: ScoredRun, run: ScoredRun, to: torch.Tensor) -> None:
-    mine, theirs = ([r.dataset.image_id(i) for i in range(len(r.dataset))] for r in (first, run))
-    where = (
-        f"runs: expected runs on one data set, found {first.name} ({first.dataset.root}) and {run.name} ({run.dataset.root})"
+        order = _order(first, run, ids)
+        lookup = label_lookup(classes)
+        to = torch.tensor([-1 if (label := lookup(name)) is None else label for name in run.classes])
+        own: list[Mapping[str, Tensor]] = [_relabelled(run.truths[i], to) for i in order]
+        truths = truths or own
+        _check_boxes(first, run, ids, truths, own)
+        detections = [cast(Detection, _relabelled(run.detections[i], to)) for i in order]
+        scenes.append(make_scene(detections, truths))
+    left_out = _left_out(runs, classes)
+    said = f"Scored on the classes that all detectors know ({len(classes)}), without boxes of {_some(left_out)}."
+    notes = [said] if left_out else []
+    label_of = label_lookup(classes)
+    return Matched(
+        classes=classes,
+        left_out=left_out,
+        scenes=scenes,
+        records=[first.dataset.record(i) for i in range(len(ids))],
+        supercategories={
+            label: kind
+            for theirs, kind in first.dataset.supercategories.items()
+            if (label := label_of(first.classes[theirs])) is not None
+        },
+        notes=(*notes, *_pixels(runs)),
     )
-    if mine != theirs:
-        raise InputError(f"{where}: {len(mine)} and {len(theirs)} images, {len({*mine} & {*theirs})} of them in both")
-    for image_id, one, other in zip(mine, first.truths, run.truths):
-        same = len(one["labels"]) == len(other["labels"]) and all(
-            torch.equal(one[key], other[key]) for key in ("boxes", "iscrowd", "ignore", "area")
-        )
-        if not same or not torch.equal(one["labels"], to[other["labels"]]):
-            raise InputError(f"{where}: the boxes of image {image_id} differ")
 
 
-def _relabelled(detection: Detection, to: torch.Tensor) -> Detection:
-    labels = to[detection["labels"]]
+def _common(runs: Sequence[ScoredRun]) -> tuple[str, ...]:
+    lookups = [label_lookup(run.classes) for run in runs]
+    common = tuple(name for name in runs[0].classes if all(of(name) is not None for of in lookups))
+    if not common:
+        known = "; ".join(f"{run.name} knows {_some(run.classes)}" for run in runs)
+        raise InputError(f"runs: expected detectors with a class in common, found none: {known}")
+    return common
+
+
+def _left_out(runs: Sequence[ScoredRun], classes: Sequence[str]) -> tuple[str, ...]:
+    kept = {canonical(name) for name in classes}
+    found: dict[str, str] = {}
+    for run in runs:
+        present = {int(label) for truth in run.truths for label in truth["labels"]}
+        for label in sorted(present):
+            found.setdefault(canonical(run.classes[label]), run.classes[label])
+    return tuple(name for known, name in found.items() if known not in kept)
+
+
+def _order(first: ScoredRun, run: ScoredRun, ids: Sequence[int]) -> list[int]:
+    """Of each image of the first run its index in another."""
+    index_of = {run.dataset.image_id(i): i for i in range(len(run.dataset))}
+    if index_of.keys() != set(ids):
+        both = len(index_of.keys() & set(ids))
+        raise InputError(f"{_where(first, run)}: {len(ids)} and {len(index_of)} images, {both} of them in both")
+    return [index_of[image_id] for image_id in ids]
+
+
+def _check_boxes(
+    first: ScoredRun,
+    run: ScoredRun,
+    ids: Sequence[int],
+    mine: Sequence[Mapping[str, Tensor]],
+    theirs: Sequence[Mapping[str, Tensor]],
+) -> None:
+    for image_id, one, other in zip(ids, mine, theirs):
+        if not all(torch.equal(one[key], other[key]) for key in _FIELDS):
+            raise InputError(f"{_where(first, run)}: the boxes of image {image_id} differ")
+
+
+def _pixels(runs: Sequence[ScoredRun]) -> list[str]:
+    """What is known of whether all runs looked at the same files. Raises InputError where it is known that two did not."""
+    hashes = [run.hashes["images_sha256"] for run in runs]
+    known = [(run, value) for run, value in zip(runs, hashes) if value is not None]
+    for run, value in known[1:]:
+        if value != known[0][1]:
+            raise InputError(f"{_where(known[0][0], run)}: the images have other names or sizes of files (images_sha256)")
+    if len(known) < len(runs) and len({run.root for run in runs}) > 1:
+        unknown = [run.name for run, value in zip(runs, hashes) if value is None]
+        return [
+            f"Folders differ, and {_some(unknown)} did not record images_sha256: whether all saw the same pixels is not known."
+        ]
+    return []
+
+
+def _where(first: ScoredRun, run: ScoredRun) -> str:
+    return f"runs: expected runs on one data set, found {first.name} ({first.root}) and {run.name} ({run.root})"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _relabelled(boxes: Mapping[str, Any], to: Tensor) -> dict[str, Tensor]:
+    labels = to[boxes["labels"]]
     kept = labels >= 0
-    return {"boxes": detection["boxes"][kept], "labels": labels[kept], "scores": detection["scores"][kept]}
+    return {name: (labels if name == "labels" else value)[kept] for name, value in boxes.items()}
