@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detkd.evaluation.parity import ATOL, BOX, RTOL, Difference, Matches, Parity
+from detkd.evaluation.parity import ATOL, BOX, RTOL, Difference, Matches, Parity, Rows, pair
 from detkd.structures import Detection
 
 
@@ -74,6 +74,57 @@ def test_boxes_without_area_are_matched_by_their_place() -> None:
     of, flat = Matches(), (5.0, 5.0, 5.0, 9.0, 1, 0.5)
     of.add(detection(flat), detection(flat))
     assert (of.matched, of.found_alone) == (1, 0)
+
+
+def test_pairs_are_the_nearest_that_are_free() -> None:
+    apart = torch.tensor([[torch.inf, 0.5, 0.25], [torch.inf, 2.0, 0.125], [torch.inf, torch.inf, torch.inf]])
+    assert pair(apart) == ([0, 1], [2, 1])
+    assert pair(torch.zeros(2, 0)) == pair(torch.zeros(0, 2)) == ([], [])
+
+
+def test_rows_are_paired_by_place_and_those_of_zeros_are_none() -> None:
+    of = Rows()
+    expected = torch.tensor([[0.0, 0, 8, 8], [10, 10, 20, 20], [30, 30, 40, 40], [0, 0, 0, 0]])
+    found = torch.tensor([[10.0, 10, 20, 20], [0, 0, 8, 8 + BOX / 2], [50, 50, 60, 60], [0, 0, 0, 0]])
+    own, other = of.add(expected, found)
+    assert (own.tolist(), other.tolist()) == ([0, 1], [1, 0])
+    assert (of.matched, of.expected_alone, of.found_alone) == (2, 1, 1)
+    of.add(torch.zeros(3, 4), torch.zeros(3, 4))
+    assert of == Rows(2, 1, 1)
+
+
+def rows_of(*scores: float) -> dict[str, torch.Tensor]:
+    """Two proposals and their scores of one class."""
+    places = torch.tensor([[[0.0, 0, 8, 8], [10, 10, 20, 20]]])
+    return {"raw_proposals": places, "scores": torch.tensor(scores)[None, :, None]}
+
+
+def test_a_box_head_that_says_something_else_is_found_without_a_detection() -> None:
+    swapped = {name: value.flip(1) for name, value in rows_of(0.25, 0.75).items()}
+    well, ill = Parity(), Parity()
+    well.add_rows(rows_of(0.25, 0.75), swapped, "raw_proposals")
+    assert (well.failures(), well.passed()) == ([], True)
+    assert "2 proposals matched, 0 alone" in well.line()
+    ill.add_rows(rows_of(0.25, 0.75), rows_of(0.25, 0.5), "raw_proposals")
+    assert [f.split(" ")[0] for f in ill.failures()] == ["scores"]
+    assert ill.passed() is False
+
+
+def test_proposals_of_which_most_are_elsewhere() -> None:
+    of, moved = Parity(), rows_of(0.25, 0.75)
+    moved["raw_proposals"] = moved["raw_proposals"] + 1
+    of.add_rows(rows_of(0.25, 0.75), moved, "raw_proposals")
+    assert of.failures() == ["4 of 4 proposals are on one side alone"]
+
+
+def test_nothing_to_compare_is_no_success() -> None:
+    of = Parity()
+    assert of.passed() is None
+    of.add({"raw_obj": torch.ones(2)}, {"raw_obj": torch.ones(2)}, [detection()], [detection()])
+    of.add_rows({"raw_proposals": torch.zeros(1, 2, 4)}, {"raw_proposals": torch.zeros(1, 2, 4)}, "raw_proposals")
+    assert (of.passed(), of.detections.by_image) == (None, [0])
+    of.add({}, {}, [detection(FIRST)], [detection(FIRST)])
+    assert (of.passed(), of.detections.by_image) == (True, [0, 1])
 
 
 def test_failures_name_what_is_beyond() -> None:

@@ -48,8 +48,10 @@ def test_an_exported_program_is_checked_on_images_of_a_folder(
     given = [*student(tmp_path, "loud"), "formats=[exported_program]", f"data.root={images}", "out=it"]
     done = command("export", *given, cwd=tmp_path).ok()
     assert "model.pt2: boxes " in done.stdout
+    assert "model.pt2, as kept, one image: boxes " in done.stdout
     report = json.loads((tmp_path / "it/parity.json").read_text())
-    assert report["images"] == 2
+    assert (report["images"], report["of"]) == (2, images.name)
+    assert {"raw_box", "raw_cls", "raw_obj", "boxes", "scores"} == set(report["files"]["model.pt2"]["outputs"])
     assert report["files"]["model.pt2"]["detections"]["matched"] > 0
     assert "torch.export.load" in (tmp_path / "it/README.md").read_text()
 
@@ -106,6 +108,13 @@ def test_a_student_of_another_kind_or_size(command: Callable[..., Any], detector
     error = command("export", *student(tmp_path, "odd"), "formats=exported_program", "out=it", cwd=tmp_path).error()
     assert "student: its own image size does not go with its network" in error
     assert list((tmp_path / "it").iterdir()) == []
+
+
+def test_the_current_folder_stays(command: Callable[..., Any], detectors: Path, tmp_path: Path) -> None:
+    error = command("export", *student(detectors), "formats=darknet", "out=.", cwd=tmp_path).error()
+    assert "expected a folder that can be replaced whole" in error
+    assert "found the current folder" in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(

@@ -40,6 +40,7 @@ def test_the_built_in_detector_and_its_card(
     done = command("export", *given, cwd=tmp_path, timeout=600).ok()
     assert "model.onnx: " in done.stdout
     assert "model.pt2: " in done.stdout
+    assert {"model.cfg", "model.weights", "model.names"} < {p.name for p in (tmp_path / "out").iterdir()}
     report = json.loads((tmp_path / "out/parity.json").read_text())
     assert {name: of["detections"]["matched"] > 5 for name, of in report["files"].items()} == {
         "model.onnx": True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,19 @@ import torch
 from omegaconf import OmegaConf
 
 from detkd.detectors.darknet.detector import yolov3_tiny
-from detkd.detectors.deploy import make_graph
+from detkd.detectors.deploy import Graph, make_graph
+from detkd.detectors.torchvision import FasterRCNN
 from detkd.errors import InputError
-from detkd.runtime.export import check_formats, check_weights, compare, export_student, read_images, replacing_folder
+from detkd.evaluation.parity import Parity
+from detkd.runtime.export import (
+    check_folder,
+    check_formats,
+    check_weights,
+    compare,
+    export_student,
+    read_images,
+    replacing_folder,
+)
 from detkd.runtime.provenance import Provenance
 
 CFG = OmegaConf.create({"nms": False, "data": {"root": None, "length": 3}})
@@ -23,6 +34,13 @@ CFG = OmegaConf.create({"nms": False, "data": {"root": None, "length": 3}})
 def student() -> Any:
     torch.manual_seed(0)
     return yolov3_tiny(("cat", "dog"), (32, 32), width=0.0625).eval()
+
+
+@pytest.fixture(scope="module")
+def two_stage() -> Any:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"channels": 16, "width": 0.125, "roi_width": 16, "proposals": 32, "anchor_size": 8}
+    return FasterRCNN(classes=("cat", "dog"), image_size=(64, 64), backbone="resnet18", score_threshold=0.99, **sizes).eval()
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -86,6 +104,38 @@ def test_compare_finds_what_is_off(student: Any, name: str, by: float) -> None:
     assert any(failure.startswith(name) for failure in parity.failures())
 
 
+@pytest.mark.parametrize("name", ["raw_roi_cls", "raw_roi_box", "raw_box", "scores"])
+def test_compare_sees_the_box_head_of_a_two_stage_student(two_stage: Any, name: str) -> None:
+    """Where nothing is found, too: only its proposals are compared."""
+    graph, images = make_graph(two_stage, raw=True), torch.full((2, 3, 64, 64), 0.5)
+    well = compare(graph, graph, images)
+    assert (well.passed(), well.detections.matched) == (True, 0)
+    assert well.rows.matched > 10
+    assert set(well.outputs) == set(graph.outputs)
+    ill = compare(graph, lambda batch: (of := graph(batch)) | {name: of[name] + 0.01}, images)
+    assert any(failure.startswith(name) for failure in ill.failures())
+
+
+def test_a_file_of_which_nothing_was_compared_has_not_passed(
+    student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing is found: with nms=true nothing that the file gives is compared, without it all sites are."""
+
+    def written(graph: Graph, raw: Graph, images: torch.Tensor, path: Path) -> Parity:
+        path.touch()
+        return compare(raw, raw, images)
+
+    monkeypatch.setattr("detkd.runtime.export._write_program", written)
+    silent = yolov3_tiny(("cat", "dog"), (32, 32), width=0.0625)
+    silent.load_state_dict(student.state_dict())
+    silent.score_threshold = 1.0
+    for nms, passed, said in ((True, None, "not checked: the student finds nothing"), (False, True, "all sites: boxes within")):
+        cfg, out = OmegaConf.create({"nms": nms, "data": {"root": None}}), tmp_path / str(nms)
+        results = export_student(cfg, silent, ["exported_program"], torch.rand(2, 3, 32, 32), Provenance(), out)
+        assert results["parity"] == {"model.pt2": passed}
+        assert said in (out / "README.md").read_text()
+
+
 def test_a_file_that_says_something_else_leaves_nothing(student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(folder: Path, *_: Any) -> None:
         raise InputError("model.weights: expected the student's outputs")
@@ -110,6 +160,50 @@ def test_formats_once_each(student: Any) -> None:
         "exported_program",
     ]
     assert check_formats("darknet", student) == ["darknet"]
+
+
+def test_formats_by_default_are_all_that_the_student_has(student: Any, two_stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detkd.runtime.export.check_packages", lambda: None)
+    assert check_formats(None, student) == ["onnx", "exported_program", "darknet"]
+    assert check_formats(None, two_stage) == ["onnx", "exported_program"]
+
+
+def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = tmp_path / "out" / "in"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    with pytest.raises(InputError, match=r"replaced whole, like .*in/export, found the current folder$"):
+        check_folder(CFG, inside)
+    with pytest.raises(InputError, match="found the current folder inside it"):
+        check_folder(CFG, tmp_path / "out")
+    check_folder(CFG, tmp_path / "other")
+
+
+def test_a_mount_point_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, rename = tmp_path / "out", os.rename
+    folder.mkdir()
+    (folder / "README.md").write_text("kept")
+    (folder / "results.json").write_text("{}")
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(CFG))
+
+    def busy(source: Path, destination: str) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(os, "rename", busy)
+    with pytest.raises(
+        InputError, match=r"expected a folder that can be replaced whole, like .*out/export, found a mount point"
+    ):
+        check_folder(CFG, folder)
+    monkeypatch.setattr(os, "rename", rename)
+    check_folder(CFG, folder)
+    assert (folder / "README.md").read_text() == "kept"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="no mount point at /dev/shm to try")
+def test_a_real_mount_point_is_not_replaced() -> None:
+    with pytest.raises(InputError, match="expected a folder that can be replaced whole, like /dev/shm/export"):
+        check_folder(CFG, Path("/dev/shm"))
 
 
 @pytest.mark.parametrize("node", [{"path": "a"}, {"weights": "a.weights"}, {}])

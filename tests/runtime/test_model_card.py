@@ -54,6 +54,20 @@ def test_names_are_escaped() -> None:
     assert "data.root`: `a b`" in text
 
 
+def test_differences_are_rounded_up() -> None:
+    of = Parity()
+    of.add(
+        {"boxes": torch.zeros(1), "scores": torch.zeros(1)},
+        {"boxes": torch.tensor([1.14e-5]), "scores": torch.tensor([2.01e-6])},
+        [],
+        [],
+    )
+    detector = student()
+    text = model_card(detector, make_graph(detector), ["onnx"], {"model.onnx": "0" * 64}, {"model.onnx": of}, 4, Provenance())
+    assert "on 4 images all sites: boxes within 1.2e-05 px, scores within 2.1e-06; 0 detections |" in text
+    assert "not checked: the student finds nothing in the 4 images" in card(detector, Provenance())
+
+
 @pytest.mark.parametrize("nms", [False, True])
 @pytest.mark.parametrize("resize", ["stretch", "letterbox"])
 def test_the_snippet_places_an_image_as_the_student_has_it(
@@ -122,6 +136,28 @@ def test_provenance_of_a_run(tmp_path: Path) -> None:
     assert "| ap | 0.5000 |" in text
     assert "`loss`: `mimic`" in text
     assert "- seed: `3`" in text
+
+
+def test_no_folder_of_the_machine_is_in_the_card(tmp_path: Path) -> None:
+    scores = {"ap": 0.25, "scored_on": "/home/alice/secret/val"}
+    path = run_folder(tmp_path, {"data_sha256": "d" * 64, "scores": scores})
+    node = OmegaConf.create({"path": str(path)})
+    alone = card(student(), read_provenance(node))
+    (tmp_path / "results.json").write_text(json.dumps({"student": "student.safetensors", **scores}))
+    config = {
+        "data": {"root": "/home/alice/secret/set/"},
+        "teacher": {"path": "C:\\Users\\alice\\secret\\teacher.safetensors"},
+        "val": {"root": "../secret/val"},
+    }
+    OmegaConf.save(OmegaConf.create(config), tmp_path / "config.yaml")
+    text = card(student(), read_provenance(node))
+    for said in (alone, text):
+        assert not [word for word in ("alice", "secret", str(tmp_path)) if word in said]
+        assert "| scored\\_on | val |" in said or "| scored_on | val |" in said
+        assert "d" * 64 in said
+    assert "`data.root`: `set`" in text
+    assert "`teacher.path`: `teacher.safetensors`" in text
+    assert "`val.root`: `val`" in text
 
 
 @pytest.mark.parametrize("damaged", ["results.json", "config.yaml"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from torch import Tensor
 from detkd.data.formats import open_dataset
 from detkd.data.scenes import ScenesDataset
 from detkd.detectors.checkpoint import fingerprint
+from detkd.detectors.darknet.detector import DarknetDetector
 from detkd.detectors.deploy import Graph, export_graph, make_graph, portable
 from detkd.detectors.deploy.darknet_files import CFG, NAMES, WEIGHTS, as_darknet, check_darknet, write_darknet
 from detkd.detectors.deploy.graph import check_exportable
@@ -25,9 +27,9 @@ from detkd.detectors.deploy.onnx_file import OnnxFile, check_packages, finish_on
 from detkd.detectors.protocol import Detector
 from detkd.disk import sha256_of
 from detkd.errors import InputError
-from detkd.evaluation.parity import ATOL, BOX, RTOL, SCORE, UNMATCHED, Parity
+from detkd.evaluation.parity import ATOL, BOX, RTOL, SCORE, UNMATCHED, UNMATCHED_ROWS, Parity
 from detkd.runtime.model_card import model_card
-from detkd.runtime.provenance import Provenance
+from detkd.runtime.provenance import Provenance, last_part
 from detkd.runtime.run import CONFIG_FILE, RESULTS_FILE, check_claim, record, write_json, write_results, write_text
 from detkd.structures import DetectorSpec
 
@@ -38,7 +40,12 @@ Run = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 def check_formats(formats: Any, student: Detector) -> list[str]:
-    """The formats, each once. Raises InputError for one that is unknown, lacks a package or does not go with the student."""
+    """The formats, each once; of None all that the student has: onnx, exported_program, and darknet of a student of darknet.
+
+    Raises InputError for one that is unknown, lacks a package or does not go with the student.
+    """
+    if formats is None:
+        formats = list(FILES) if isinstance(student, DarknetDetector) else ["onnx", "exported_program"]
     given = [str(f) for f in formats] if isinstance(formats, ListConfig | list | tuple) else [str(formats)]
     if not given or (unknown := [f for f in given if f not in FILES]):
         found = unknown if given else "none"
@@ -62,7 +69,8 @@ def check_weights(node: DictConfig | None) -> None:
 
 
 def check_folder(cfg: DictConfig, folder: Path) -> None:
-    """Raise InputError where the folder holds anything but an export of this very configuration."""
+    """Raise InputError where the folder cannot be replaced whole, or holds anything but an export of this very configuration."""
+    check_replaceable(folder)
     known = {name for names in FILES.values() for name in names} | set(OTHERS)
     there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     if others := [name for name in there if name not in known]:
@@ -117,23 +125,44 @@ def export_student(
     student.to("cpu")
     parities: dict[str, Parity] = {}
     with replacing_folder(folder) as temporary:
-        if "onnx" in formats:
-            parities["model.onnx"] = _write_onnx(student, cfg.nms, images, temporary / "model.onnx")
-        if "exported_program" in formats:
-            parities["model.pt2"] = _write_program(student, cfg.nms, images, temporary / "model.pt2")
+        if "onnx" in formats or "exported_program" in formats:
+            graph, raw = make_graph(student, cfg.nms), make_graph(student, cfg.nms, raw=True)
+            if "onnx" in formats:
+                parities["model.onnx"] = _write_onnx(graph, raw, images, temporary / "model.onnx")
+            if "exported_program" in formats:
+                parities["model.pt2"] = _write_program(graph, raw, images, temporary / "model.pt2")
         if "darknet" in formats:
             write_darknet(as_darknet(student), temporary)
             check_darknet(temporary, as_darknet(student.eval()), images)
         hashes = {name: sha256_of(temporary / name) for f in formats for name in FILES[f]}
-        graph = make_graph(student, cfg.nms)
         write_json(temporary / "parity.json", _report(parities, len(images), cfg.data.get("root")))
-        card = model_card(student, graph, formats, hashes, parities, len(images), provenance)
+        card = model_card(student, make_graph(student, cfg.nms), formats, hashes, parities, len(images), provenance)
         write_text(temporary / "README.md", card)
         results = {"student_sha256": fingerprint(student), "files": hashes, "nms": bool(cfg.nms), "images": len(images)}
-        results |= {"parity": {name: not parity.failures() for name, parity in parities.items()}}
+        results |= {"parity": {name: parity.passed() for name, parity in parities.items()}}
         record(cfg, temporary)
         write_results(temporary, results)
     return results
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise InputError for the current folder or one around it, a mount point, and where nothing can be written beside the folder.
+
+    Nothing is moved: no system lets a folder take the place of one that is not empty, and that of a mount point is refused for another reason.
+    """
+    advice = f"{folder}: expected a folder that can be replaced whole, like {folder / 'export'}"
+    here = Path.cwd().resolve()
+    if folder == here or folder in here.parents:
+        raise InputError(f"{advice}, found the current folder{'' if folder == here else ' inside it'}")
+    if folder.is_dir():
+        try:
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as taken:
+                (Path(taken) / "full").mkdir()
+                os.rename(folder, taken)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                found = "a mount point" if error.errno == errno.EBUSY else f"that it cannot: {error.strerror}"
+                raise InputError(f"{advice}, found {found}") from None
 
 
 @contextmanager
@@ -158,51 +187,71 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def compare(graph: Graph, run: Run, images: Tensor) -> Parity:
-    """Compare a file with the student it was made of: raw outputs, those of all sites, and detections with ``decode``'s own.
+    """Compare a file with the student it was made of: outputs by site, rows of proposals by place, and detections with ``decode``'s own.
 
     The first image goes alone, the others as one batch where the graph takes any.
     """
     parity, detector = Parity(), graph.module.detector
+    place = next((name for name in ("raw_proposals", "boxes") if name in graph.rows), None)
     sizes = [1, len(images) - 1] if graph.any_batch and len(images) > 1 else [1] * len(images)
     for batch in torch.split(images, sizes):
         expected, found = graph(batch), run(batch)
         with torch.no_grad():
             decoded = detector.decode(detector(batch))
-        # rows of proposals and of detections may change places where scores are all but equal; they are compared as detections
-        by_site = graph.any_batch and "labels" not in graph.outputs
-        names = [*graph.raw, *(("boxes", "scores") if by_site else ())]
-        parity.add({name: expected[name] for name in names}, found, decoded, graph.detections(found))
+        parity.add({name: expected[name] for name in graph.sites}, found, decoded, graph.detections(found))
+        if place is not None:
+            parity.add_rows({name: expected[name] for name in graph.rows}, found, place)
     return parity
 
 
-def _write_onnx(student: Detector, nms: bool, images: Tensor, path: Path) -> Parity:
-    graph = make_graph(student, nms, raw=True)
-    write_onnx(export_graph(graph), path, graph.outputs)
-    compared = _passed(compare(graph, OnnxFile(path, torch.get_num_threads()), images), path)
-    finish_onnx(path, graph.raw, {"classes": json.dumps(student.spec.classes), "resize": student.spec.resize})
-    _passed(compare(make_graph(student, nms), OnnxFile(path, torch.get_num_threads()), images[:1]), path)
+def _write_onnx(graph: Graph, raw: Graph, images: Tensor, path: Path) -> Parity:
+    """Write the file with raw outputs, compare it, take them off, and compare what is left once more."""
+    write_onnx(export_graph(raw), path, raw.outputs)
+    compared = _passed(compare(raw, OnnxFile(path, torch.get_num_threads()), images), path)
+    spec = graph.module.detector.spec
+    finish_onnx(path, raw.raw, {"classes": json.dumps(spec.classes), "resize": spec.resize})
+    _passed(compare(graph, OnnxFile(path, torch.get_num_threads()), _busiest(compared, images)), path, finished=True)
     return compared
 
 
-def _write_program(student: Detector, nms: bool, images: Tensor, path: Path) -> Parity:
-    graph = make_graph(student, nms)
+def _write_program(graph: Graph, raw: Graph, images: Tensor, path: Path) -> Parity:
+    """The same for an ExportedProgram, from which outputs are not taken off: it is exported once more without them."""
+    torch.export.save(portable(export_graph(raw)), path)
+    compared = _passed(compare(raw, _opened(path, raw), images), path)
     torch.export.save(portable(export_graph(graph)), path)
+    _passed(compare(graph, _opened(path, graph), _busiest(compared, images)), path, finished=True)
+    return compared
+
+
+def _opened(path: Path, graph: Graph) -> Run:
     again = torch.export.load(path).module()
 
     def run(batch: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
             return dict(zip(graph.outputs, again(batch), strict=True))
 
-    return _passed(compare(graph, run, images), path)
+    return run
 
 
-def _passed(parity: Parity, path: Path) -> Parity:
-    print(f"{path.name}: {parity.line()}", flush=True)
-    if not parity.detections.matched + parity.detections.expected_alone:
-        print("note: the student finds nothing in these images; give some that show its objects: data.root=DIR", flush=True)
+def _busiest(parity: Parity, images: Tensor) -> Tensor:
+    """The image (1, 3, H, W) with the most detections."""
+    counts = parity.detections.by_image
+    best = counts.index(max(counts))
+    return images[best : best + 1]
+
+
+def _passed(parity: Parity, path: Path, finished: bool = False) -> Parity:
+    """Say what was compared, and raise InputError for what is beyond the tolerances. finished: of the file as it is kept."""
+    print(f"{path.name}{', as kept, one image' if finished else ''}: {parity.line()}", flush=True)
     if failures := parity.failures():
         raise InputError(
             f"{path.name}: expected the student's own outputs, found others; nothing is kept: {'; '.join(failures)}"
+        )
+    if not finished and not parity.detections.matched:
+        unchecked = f", so that those of {path.name} are not checked" if parity.passed() is None else ""
+        print(
+            f"note: the student finds nothing in these images{unchecked}; give some that show its objects: data.root=DIR",
+            flush=True,
         )
     return parity
 
@@ -210,13 +259,14 @@ def _passed(parity: Parity, path: Path) -> Parity:
 def _report(parities: Mapping[str, Parity], count: int, root: Any) -> dict[str, Any]:
     return {
         "images": count,
-        "of": "built-in scenes" if root is None else str(root),
+        "of": "built-in scenes" if root is None else last_part(str(root)),
         "tolerances": {
             "outputs_relative": RTOL,
             "outputs_absolute": ATOL,
             "boxes_px": BOX,
             "scores": SCORE,
             "unmatched": UNMATCHED,
+            "unmatched_proposals": UNMATCHED_ROWS,
         },
         "files": {name: parity.to_dict() for name, parity in parities.items()},
     }

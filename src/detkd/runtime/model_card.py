@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_UP, Context
 from typing import Any
 
 from detkd.data.escape import markdown_code, markdown_text
@@ -127,7 +128,7 @@ def _training(provenance: Provenance) -> str:
     if provenance.source is not None:
         lines.append(f"checkpoint: {markdown_code(provenance.source)}, sha256 `{provenance.sha256}`")
     about = provenance.about
-    for key in ("teacher_sha256", "steps", "seed"):
+    for key in ("teacher_sha256", "data_sha256", "steps", "seed"):
         if isinstance(about.get(key), str | int):
             lines.append(f"{key}: {markdown_code(str(about[key]))}")
     for key, value in provenance.training.items():
@@ -160,8 +161,20 @@ def _checked(name: str, parity: Parity | None, images: int) -> str:
             if name.endswith((".cfg", ".weights"))
             else "opens to the same classes"
         )
-    of_all = parity.detections
-    return f"on {images} images {of_all.matched} detections: boxes within {of_all.box:.1g} px, scores within {of_all.score:.1g}"
+    if parity.passed() is None:
+        return f"not checked: the student finds nothing in the {images} images that it was looked at with"
+    of_all, said = parity.detections, [f"on {images} images"]
+    if {"boxes", "scores"} <= set(parity.outputs):
+        boxes, scores = (_at_most(parity.outputs[name].absolute) for name in ("boxes", "scores"))
+        what = f"{parity.rows.matched} proposals" if parity.rows.matched else "all sites"
+        said.append(f"{what}: boxes within {boxes} px, scores within {scores};")
+    within = f": boxes within {_at_most(of_all.box)} px, scores within {_at_most(of_all.score)}" if of_all.matched else ""
+    return " ".join([*said, f"{of_all.matched} detections{within}"])
+
+
+def _at_most(value: float) -> str:
+    """A number of two digits that is not below the value."""
+    return f"{float(Context(prec=2, rounding=ROUND_UP).create_decimal(repr(value))):.2g}"
 
 
 def _snippet(graph: Graph, image_size: tuple[int, int], resize: str) -> str:

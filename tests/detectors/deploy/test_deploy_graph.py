@@ -106,6 +106,49 @@ def test_other_exported_programs_open_to_the_same(name: str, nms: bool, tmp_path
     round_trip(name, nms, tmp_path)
 
 
+def nothing_found(name: str, folder: Path) -> None:
+    """An ExportedProgram, opened again, on images without a detection (and, of two-stage detectors, without a proposal)."""
+    detector = built(name)
+    if name in catalogue.TWO_STAGE:
+        detector.last_head.score_thresh = detector.model.rpn.score_thresh = 1.0
+    else:
+        detector.score_threshold = 1.0
+    graph = make_graph(detector, nms=True)
+    torch.export.save(portable(export_graph(graph)), folder / "model.pt2")
+    again = torch.export.load(folder / "model.pt2").module()
+    for count in (1, 3) if graph.any_batch else (1,):
+        found = dict(zip(graph.outputs, again(torch.zeros(count, 3, *detector.spec.image_size)), strict=True))
+        assert [len(one["scores"]) for one in graph.detections(found)] == [0] * count
+        assert (found["labels"] == -1).all()
+
+
+def test_an_exported_program_of_images_without_a_detection(tmp_path: Path) -> None:
+    nothing_found("yolov3_tiny", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ssdlite", "faster_rcnn_r18", "cascade_rcnn_r18", "faster_rcnn_c4_r18"])
+def test_other_exported_programs_of_images_without_a_detection(name: str, tmp_path: Path) -> None:
+    nothing_found(name, tmp_path)
+
+
+@pytest.mark.parametrize("nms", [False, True])
+def test_raw_outputs_of_a_two_stage_detector_have_the_box_heads(nms: bool) -> None:
+    detector = built("faster_rcnn_r18")
+    graph = make_graph(detector, nms, raw=True)
+    roi = ("raw_roi_box", "raw_roi_cls", "raw_proposals")
+    assert graph.raw == ("raw_box", "raw_obj", *roi)
+    assert graph.rows == (roi if nms else ("boxes", "scores", *roi))
+    assert graph.sites == ("raw_box", "raw_obj")
+    images = catalogue.images_for(detector, 1)
+    outputs = graph(images)
+    classes, count = len(detector.spec.classes), outputs["raw_proposals"].shape[1]
+    assert outputs["raw_roi_cls"].shape == (1, count, classes + 1)
+    assert outputs["raw_roi_box"].shape == (1, count, (classes + 1) * 4)
+    expected = detector.propose(detector(images))[0]
+    torch.testing.assert_close(outputs["raw_proposals"][0, : len(expected)], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_detector_of_ones_own_has_no_graph() -> None:
     with pytest.raises(InputError, match=r"DarknetDetector, .*RetinaNet.* to export, found TinyDetector"):
         make_graph(TinyDetector(("cat",)))

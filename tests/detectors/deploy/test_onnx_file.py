@@ -53,10 +53,14 @@ def test_it_says_what_the_detector_says(name: str, nms: bool, tmp_path: Path) ->
         images = catalogue.images_for(detector, count, seed=count)
         found = run(images)
         assert set(found) == set(graph.outputs)
-        by_site = ("boxes", "scores") if graph.any_batch and not nms else ()
-        expected = {key: value for key, value in graph(images).items() if key in (*graph.raw, *by_site)}
-        parity.add(expected, found, graph.detections(graph(images)), graph.detections(found))
-    of_all = parity.detections
+        expected = graph(images)
+        parity.add({name: expected[name] for name in graph.sites}, found, graph.detections(expected), graph.detections(found))
+        if graph.rows:
+            parity.add_rows({name: expected[name] for name in graph.rows}, found, "raw_proposals")
+    of_all, of_rows = parity.detections, parity.rows
+    assert set(parity.outputs) == set(graph.outputs) - ({"boxes", "scores", "labels"} if nms else set())
+    assert (of_rows.matched > 10) == (not graph.any_batch)
+    assert of_rows.expected_alone + of_rows.found_alone <= 0.1 * of_rows.matched
     assert of_all.matched > 10
     # scores of random heads are all but equal, so that rounding may swap who suppresses whom
     assert of_all.expected_alone + of_all.found_alone <= 0.1 * of_all.matched

@@ -12,7 +12,7 @@ from torch import Tensor
 from detkd.detectors.deploy.nms import decompositions
 from detkd.detectors.deploy.one_stage import READERS, OneStageGraph
 from detkd.detectors.deploy.selection import Candidates, to_detections
-from detkd.detectors.deploy.two_stage import TwoStageGraph
+from detkd.detectors.deploy.two_stage import ROI_OUTPUTS, TwoStageGraph
 from detkd.detectors.protocol import Detector
 from detkd.detectors.torchvision.two_stage import TwoStageRCNN
 from detkd.errors import InputError
@@ -27,13 +27,21 @@ class Graph(NamedTuple):
     """A module from images to tensors, and what is to be known of it.
 
     module: images (B, 3, H, W) float32 RGB in [0, 1] to a tuple of tensors; eval mode, on the CPU.
-    outputs: their names. raw: those of them that are the head's own, for comparison. any_batch: whether B is free, or 1.
+    outputs: their names. raw: those of them that are the heads' own, for comparison. any_batch: whether B is free, or 1.
+    rows: those of them that have a row a proposal, of two-stage detectors; rows may change places where the RPN's scores are all but equal.
     """
 
     module: OneStageGraph | TwoStageGraph
     outputs: tuple[str, ...]
     raw: tuple[str, ...]
     any_batch: bool
+    rows: tuple[str, ...] = ()
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The outputs that have a fixed place for everything: no rows of proposals, no detections."""
+        free = {*self.rows, *(("boxes", "scores", "labels") if "labels" in self.outputs else ())}
+        return tuple(name for name in self.outputs if name not in free)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """Its outputs by name, of images of any float type."""
@@ -63,11 +71,14 @@ def make_graph(detector: Detector, nms: bool = False, raw: bool = False) -> Grap
     except InputError as error:
         raise InputError(f"student: its own image size does not go with its network: {error}") from None
     heads = tuple(f"raw_{key}" for key in sorted(prediction.raw)) if raw else ()
-    names = (("boxes", "scores", "labels") if nms else ("boxes", "scores")) + heads
+    names = ("boxes", "scores", "labels") if nms else ("boxes", "scores")
     if isinstance(detector, TwoStageRCNN):
-        return Graph(TwoStageGraph(detector, nms, raw).eval(), names, heads, any_batch=False)
+        of_rois = tuple(f"raw_{key}" for key in ROI_OUTPUTS) if raw else ()
+        rows = of_rois if nms else (*names, *of_rois)
+        heads = (*heads, *of_rois)
+        return Graph(TwoStageGraph(detector, nms, raw).eval(), (*names, *heads), heads, any_batch=False, rows=rows)
     lengths = [h * w * a for h, w, a in prediction.sizes]
-    return Graph(OneStageGraph(detector, lengths, nms, raw).eval(), names, heads, any_batch=True)
+    return Graph(OneStageGraph(detector, lengths, nms, raw).eval(), (*names, *heads), heads, any_batch=True)
 
 
 def check_exportable(detector: Detector) -> None:

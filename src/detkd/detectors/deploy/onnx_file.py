@@ -65,7 +65,8 @@ def finish_onnx(path: Path, drop: Sequence[str], properties: Mapping[str, str]) 
     model = ir.load(str(path))
     for value in [v for v in model.graph.outputs if v.name in drop]:
         model.graph.outputs.remove(value)
-    importlib.import_module("onnx_ir.passes.common").RemoveUnusedNodesPass()(model)
+    with _quietly():
+        importlib.import_module("onnx_ir.passes.common").RemoveUnusedNodesPass()(model)
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         for node in graph.all_nodes():
             node.metadata_props.clear()

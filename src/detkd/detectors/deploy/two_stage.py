@@ -16,6 +16,8 @@ from detkd.structures import Prediction
 PAIRS = 4000
 # px, as in torchvision's RoIHeads
 _SMALLEST = 1e-2
+# What follows the RPN's raw outputs: the last head's corrections (1, R, columns * 4) and logits (1, R, columns), and the proposals (1, R, 4).
+ROI_OUTPUTS = ("roi_box", "roi_cls", "proposals")
 
 
 class TwoStageGraph(nn.Module):
@@ -24,7 +26,8 @@ class TwoStageGraph(nn.Module):
     R is the number of proposals that the detector is set to; rows without a proposal have score 0. Boxes are xyxy in pixels, clipped to
     the image.
 
-    Args: as of :class:`~detkd.detectors.deploy.one_stage.OneStageGraph`; raw outputs are those of the RPN.
+    Args: as of :class:`~detkd.detectors.deploy.one_stage.OneStageGraph`; raw outputs are those of the RPN, then
+    ``ROI_OUTPUTS``, a row a proposal.
     """
 
     def __init__(self, detector: TwoStageRCNN, nms: bool = False, raw: bool = False) -> None:
@@ -33,19 +36,18 @@ class TwoStageGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         prediction = self.detector(images)
-        out: tuple[Tensor, ...] = self.score(prediction, *propose(self.detector, prediction))
-        if self.nms:
-            out = tuple(self.select(*out))  # a file knows no named tuples
-        return (*out, *(prediction.raw[name] for name in sorted(prediction.raw))) if self.raw else out
-
-    def score(self, prediction: Prediction, proposals: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (1, R, C, 4) and scores (1, R, C) of proposals (1, R, 4), of which those of ``there`` (1, R) are some."""
+        proposals, there = propose(self.detector, prediction)
         looked_at, logits, deltas = self.detector.judge(prediction, [proposals[0]])
         columns = list(self.detector.labels.columns)
         decoded = self.detector.last_head.box_coder.decode_single(deltas, looked_at[0])  # (R, columns * 4)
         of_classes = decoded.reshape(decoded.shape[0], -1, 4)[:, columns]  # (R, C, 4)
         scores = logits.softmax(-1)[:, columns] * there[0, :, None]  # (R, C)
-        return clip_xyxy(of_classes, prediction.image_size)[None], scores[None]
+        out: tuple[Tensor, ...] = (clip_xyxy(of_classes, prediction.image_size)[None], scores[None])
+        if self.nms:
+            out = tuple(self.select(*out))  # a file knows no named tuples
+        if not self.raw:
+            return out
+        return (*out, *(prediction.raw[name] for name in sorted(prediction.raw)), deltas[None], logits[None], proposals)
 
     def select(self, boxes: Tensor, scores: Tensor) -> Candidates:
         """What suppression leaves, with the detector's own settings."""
