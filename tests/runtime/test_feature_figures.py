@@ -44,3 +44,11 @@ def test_a_region_without_cells_and_a_gradient_of_0_are_drawn(tmp_path: Path) ->
     distance_figure({"a": empty}, 1, tmp_path / "distance.png")
     gradient_figure({"a": empty}, OBJECTS, tmp_path / "gradient.png")
     assert {p.name for p in tmp_path.iterdir()} == {"distance.png", "gradient.png"}
+
+
+def test_names_are_drawn_as_they_are(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    compared = {"a $do_{g$": comparison(0), "_b \N{CJK UNIFIED IDEOGRAPH-4E2D}": comparison(1), "\udcff": comparison(2)}
+    distance_figure(compared, 2, tmp_path / "distance.png")
+    gradient_figure(compared, OBJECTS, tmp_path / "gradient.png")
+    assert [str(warning.message) for warning in recwarn] == []
+    assert len(list(tmp_path.iterdir())) == 2

@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
-from detkd.disk import replacing
 from detkd.evaluation.feature_comparison import Comparison
+from detkd.runtime import plotting
 from detkd.structures import Target
 
 Shown = tuple[Tensor, Target]
@@ -37,8 +35,8 @@ def distance_figure(compared: Mapping[str, Comparison], images: int, path: Path)
             if not len(values) or np.isnan(values).any():
                 continue
             highest = max(highest, float(values.max()))
-            label = f"{name}: mean {values.mean():.3g}"
-            axes.plot(np.arange(len(values)), values, color=_colour(number), linewidth=2, label=label)
+            label = plotting.shown(f"{name}: mean {values.mean():.3g}", 60)
+            axes.plot(np.arange(len(values)), values, color=plotting.colour(number), linewidth=2, label=label)
         axes.set_title(("object region", "background region")[region], fontsize=13)
         axes.set_xlabel("channels, sorted for each student", fontsize=13)
         axes.tick_params(labelsize=12)
@@ -49,7 +47,7 @@ def distance_figure(compared: Mapping[str, Comparison], images: int, path: Path)
             axes.text(0.5, 0.5, "no cell in this region", ha="center", va="center", transform=axes.transAxes, fontsize=13)
     panels[0].set_ylabel("mean |T - S| over the region's cells", fontsize=13)
     panels[0].set_ylim(0, 1.1 * highest or 1)
-    _save(figure, path)
+    plotting.save(figure, path)
 
 
 def gradient_figure(compared: Mapping[str, Comparison], shown: Sequence[Shown], path: Path) -> None:
@@ -85,14 +83,5 @@ def gradient_figure(compared: Mapping[str, Comparison], shown: Sequence[Shown], 
         scale.set_powerlimits((-2, 3))
         figure.colorbar(drawn, ax=grid[row, -1], shrink=0.9, label="L2 norm over channels", format=scale)
     for axes, title in zip(grid[0], ["image and objects", *compared]):
-        axes.set_title(title, fontsize=13)
-    _save(figure, path)
-
-
-def _colour(number: int) -> Any:
-    return matplotlib.colormaps["tab10"](number % 10)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as temporary, torch.no_grad():
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        axes.set_title(plotting.shown(title), fontsize=13)
+    plotting.save(figure, path)
