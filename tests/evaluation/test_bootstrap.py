@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from detkd.evaluation.bootstrap import SCORES, Interval, bootstrap, draw_images, interval
+from detkd.evaluation.bootstrap import SCORES, Interval, bootstrap, corrected_interval, draw_images, pivot_interval, within
 from detkd.evaluation.coco import score
 from detkd.evaluation.matching import make_scene
 
@@ -54,11 +56,57 @@ def test_draws_go_by_the_seed() -> None:
         draw_images(7, 0, seed=0)
 
 
-def test_intervals() -> None:
+@pytest.mark.parametrize("interval", [pivot_interval, corrected_interval])
+def test_intervals(interval: Callable[..., Interval]) -> None:
     draws = np.asarray([0.5, *np.linspace(0, 1, 101), np.nan])
     assert interval(draws) == Interval(0.5, pytest.approx(0.025), pytest.approx(0.975))
+    assert interval(draws, level=0.5) == Interval(0.5, pytest.approx(0.25), pytest.approx(0.75))
+    assert interval(np.full(9, 0.3)) == Interval(0.3, pytest.approx(0.3), pytest.approx(0.3))
     assert interval(np.asarray([np.nan, 0.1])) == Interval(None, None, None)
     assert interval(np.asarray([0.1, np.nan])) == Interval(None, None, None)
+
+
+def test_draws_that_are_mostly_above_the_value_move_the_interval_down() -> None:
+    draws = np.asarray([0.2, *np.linspace(0, 1, 1001)])  # a fifth is below
+    assert pivot_interval(draws) == Interval(0.2, pytest.approx(0.4 - 0.975), pytest.approx(0.4 - 0.025))
+    assert within(pivot_interval(draws), 0.0, 1.0) == Interval(0.2, 0.0, pytest.approx(0.375))
+    # the bias z is -.8406, as .2003 of a standard normal is below it; the ends are its distribution at 2 z - 1.96 and 2 z + 1.96
+    low, high = (NormalDist().cdf(2 * NormalDist().inv_cdf(200.5 / 1001) + z) for z in (-1.959964, 1.959964))
+    assert (low, high) == pytest.approx((0.000136, 0.60982), abs=1e-5)
+    assert corrected_interval(draws) == Interval(0.2, pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
+    # and up, by as much; on one side alone, the interval stays finite and within the draws
+    up = corrected_interval(1 - draws)
+    assert (up.low, up.high) == pytest.approx((1 - high, 1 - low), abs=1e-6)
+    beyond = corrected_interval(np.asarray([-1.0, *np.linspace(0, 1, 101)]))
+    assert beyond.low == pytest.approx(0, abs=1e-6)
+    assert 0 <= beyond.high < 0.1  # type: ignore[operator]
+
+
+def test_within_leaves_alone_what_is_undefined() -> None:
+    assert within(Interval(None, None, None), 0, 1) == Interval(None, None, None)
+    assert within(Interval(0.9, 0.8, 1.2), 0, 1) == Interval(0.9, 0.8, 1.0)
+
+
+def coverage(interval: Callable[..., Interval]) -> float:
+    """How often the interval of a biased estimate has the truth: the square of a mean, of which draws have the bias once more."""
+    g = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):
+        sample = g.normal(0.0, 1.0, (8, 20))  # eight unknown means, all 0; the score is the sum of their squares, .4 too high
+        drawn = g.integers(0, 20, (200, 20))
+        score = [(sample.mean(1) ** 2).sum(), *(sample[:, drawn].mean(2) ** 2).sum(0)]
+        of = interval(np.asarray(score))
+        hits += of.low is not None and of.high is not None and of.low <= 0.0 <= of.high
+    return hits / 400
+
+
+def percentiles(draws: Any) -> Interval:
+    return Interval(draws[0], *np.quantile(draws[1:], [0.025, 0.975]))
+
+
+def test_coverage_of_a_score_that_is_biased_upward() -> None:
+    assert coverage(percentiles) == 0
+    assert coverage(pivot_interval) > 0.9
 
 
 def test_the_same_detector_differs_by_nothing_and_pairing_narrows() -> None:
@@ -66,9 +114,9 @@ def test_the_same_detector_differs_by_nothing_and_pairing_narrows() -> None:
     worse = [{k: v[: max(1, len(v) - 1)] for k, v in d.items()} for d in detections]
     weights = draw_images(40, 200, seed=0)
     first, same, less = (bootstrap(make_scene(d, truths), weights).scores for d in (detections, detections, worse))
-    assert interval(first[1] - same[1]) == Interval(0.0, 0.0, 0.0)
-    paired = interval(less[1] - first[1])
-    apart = interval(less[1] - bootstrap(make_scene(detections, truths), draw_images(40, 200, seed=9)).scores[1])
+    assert pivot_interval(first[1] - same[1]) == Interval(0.0, 0.0, 0.0)
+    paired = pivot_interval(less[1] - first[1])
+    apart = pivot_interval(less[1] - bootstrap(make_scene(detections, truths), draw_images(40, 200, seed=9)).scores[1])
     assert paired.value == pytest.approx(less[1, 0] - first[1, 0])
     assert less[1, 0] < first[1, 0]
     assert paired.high - paired.low < apart.high - apart.low  # type: ignore[operator]

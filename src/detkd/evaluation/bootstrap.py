@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from detkd.evaluation.precision import drawn_precision
 
 SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 LEVEL = 0.95
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ def bootstrap(scene: Scene, weights: Floats) -> Draws:
     """Score draws of the images.
 
     Args:
-        scene: see :func:`~detkd.evaluation.matching.make_scene`. weights: (R, images), see :func:`draw_images`; the same for two detectors
-            makes their differences paired.
+        scene: see :func:`~detkd.evaluation.matching.make_scene`. weights: (R, images), whole numbers, see :func:`draw_images`; the same for
+            two detectors makes their differences paired.
 
     Matching does not depend on which other images there are, so it is done once; a draw only counts anew. A class without a box in a draw is
     left out of its mean.
@@ -73,13 +75,49 @@ def bootstrap(scene: Scene, weights: Floats) -> Draws:
     return Draws(labels, scores, per_class, images)
 
 
-def interval(draws: Floats, level: float = LEVEL) -> Interval:
-    """The first of (R,) draws, and the quantiles of the others that leave ``level`` between them.
+def pivot_interval(draws: Floats, level: float = LEVEL) -> Interval:
+    """The interval of a mean over classes, or of a difference of two: the first of (R,) draws less the quantiles of how far the others are off.
 
-    Source: the percentile interval, Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    What draws are off by, they are off by on average too: a class of few boxes scores higher in them. A percentile interval has that bias
+    twice, this one takes it out.
+
+    Source: the basic bootstrap interval, Davison and Hinkley, Bootstrap Methods and their Application (1997), equation 5.6. The bounds of a score
+    are not known here; see :func:`within`.
     """
-    rest = draws[1:][~np.isnan(draws[1:])]
-    if np.isnan(draws[0]) or not len(rest):
+    value, rest = draws[0], _defined(draws)
+    if rest is None:
         return Interval(None, None, None)
     low, high = np.quantile(rest, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(draws[0]), float(low), float(high))
+    return Interval(float(value), float(2 * value - high), float(2 * value - low))
+
+
+def corrected_interval(draws: Floats, level: float = LEVEL) -> Interval:
+    """The interval of a score of one class, or of a difference of two: quantiles of the draws, moved by how few of them are below the first.
+
+    Of one class with few boxes draws are skewed and often at 0 or 1, which this interval never passes.
+
+    Source: the bias-corrected interval, Efron and Tibshirani, An Introduction to the Bootstrap (1993), equation 14.10 without acceleration. Draws
+    equal to the value count as half below it; where all are on one side, half a draw is taken to be on the other.
+    """
+    value, rest = draws[0], _defined(draws)
+    if rest is None:
+        return Interval(None, None, None)
+    below = (np.mean(rest < value) + np.mean(rest <= value)) / 2
+    least = 0.5 / len(rest)
+    shift = 2 * _NORMAL.inv_cdf(float(min(max(below, least), 1 - least)))
+    ends = [_NORMAL.cdf(shift + _NORMAL.inv_cdf(q)) for q in ((1 - level) / 2, (1 + level) / 2)]
+    low, high = np.quantile(rest, ends)
+    return Interval(float(value), float(low), float(high))
+
+
+def within(of: Interval, least: float, most: float) -> Interval:
+    """An interval cut off at what a score can be."""
+    if of.low is None or of.high is None:
+        return of
+    return Interval(of.value, min(max(of.low, least), most), min(max(of.high, least), most))
+
+
+def _defined(draws: Floats) -> Floats | None:
+    """All but the first that are not NaN; None where there are none, or the first is NaN."""
+    rest = draws[1:][~np.isnan(draws[1:])]
+    return None if np.isnan(draws[0]) or not len(rest) else rest

@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from detkd.evaluation.bootstrap import SCORES, Draws, Interval, bootstrap, draw_images, interval
+from detkd.evaluation.bootstrap import (
+    SCORES,
+    Draws,
+    Interval,
+    bootstrap,
+    corrected_interval,
+    draw_images,
+    pivot_interval,
+    within,
+)
 from detkd.evaluation.calibration import Reliability, judged_scores, reliability
 from detkd.evaluation.changes import Judged, judge_images, most_changed
 from detkd.evaluation.errors import CURVES, ErrorCurves, error_curves
@@ -63,17 +72,18 @@ def compare(
     result: list[Compared] = []
     base: Draws | None = None
     for name, scene in zip(names, scenes):
+        print(f"{name}: scored on {len(scene.true)} images and {resamples} draws of them ...", flush=True)
         draws = bootstrap(scene, weights)
         confidences = judged_scores(scene)
         result.append(
             Compared(
                 name,
-                _named(draws.scores),
+                {score: within(of, 0.0, 1.0) for score, of in _named(draws.scores).items()},
                 None if base is None else _named(draws.scores - base.scores),
                 {
                     classes[label]: ClassScore(
-                        _sure(interval(row), count),
-                        None if base is None else _sure(interval(row - base.per_class[k]), count),
+                        _sure(corrected_interval(row), count),
+                        None if base is None else _sure(corrected_interval(row - base.per_class[k]), count),
                         count,
                     )
                     for k, (label, row, count) in enumerate(zip(draws.labels, draws.per_class, draws.images))
@@ -102,7 +112,7 @@ def markdown(compared: Sequence[Compared], images: int, resamples: int, seed: in
         if of.differences is not None:
             lines.append(_line(["difference", *(_bracket(of.differences[s], "+") for s in SCORES)]))
     note = (
-        f"Points of AP on {images} images. In brackets the 95 % interval: percentiles of {resamples} draws of the images with replacement "
+        f"Points of AP on {images} images. In brackets the 95 % interval: basic bootstrap, {resamples} draws of the images with replacement "
         f"(seed {seed}). Differences are to {_cell(compared[0].name)}, on the same draws; one whose interval is without 0 is in bold."
     )
     return "\n".join([*lines, "", note, *(line for said in notes for line in ("", _text_line(said)))]) + "\n"
@@ -187,7 +197,7 @@ def _sure(of: Interval, images: int) -> Interval:
 
 
 def _named(draws: Floats) -> dict[str, Interval]:
-    return {name: interval(row) for name, row in zip(SCORES, draws)}
+    return {name: pivot_interval(row) for name, row in zip(SCORES, draws)}
 
 
 def _bracket(of: Interval, sign: str) -> str:
