@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from detkd.evaluation.tide import Tide
-from detkd.runtime.error_figures import curves_figure, tide_figure
+from detkd.runtime.error_figures import CurvesSheet, curves_figure, tide_figure
 from detkd.runtime.plotting import file_name, shown
 
 SIZES = ("all", "small", "medium", "large")
@@ -24,6 +24,17 @@ def test_pngs_that_are_the_same_each_time_whatever_a_class_is_called(tmp_path: P
         with Image.open(tmp_path / "a" / name) as image:
             assert (image.format, image.size) == ("PNG", size)
             assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20  # something is drawn
+
+
+def test_a_sheet_draws_each_picture_as_a_new_one_would(tmp_path: Path) -> None:
+    full = np.linspace(0.2, 1, 7)[:, None, None] * np.linspace(1, 0.5, 101) * np.ones((7, 4, 1))
+    partly = full / 2
+    partly[:, 2] = np.nan
+    sheet = CurvesSheet(SIZES, True)
+    for number, curve in enumerate((full, partly, full)):
+        sheet.draw(f"class {number}", curve, tmp_path / "sheet.png")
+        curves_figure(f"class {number}", SIZES, curve, True, tmp_path / "alone.png")
+        assert (tmp_path / "sheet.png").read_bytes() == (tmp_path / "alone.png").read_bytes()
 
 
 def test_text_of_unknown_origin() -> None:

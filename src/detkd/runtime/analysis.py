@@ -14,7 +14,7 @@ import numpy as np
 from detkd.evaluation.errors import CURVES, ErrorCurves
 from detkd.evaluation.matching import Floats
 from detkd.evaluation.tide import Tide
-from detkd.runtime.error_figures import curves_figure, tide_figure
+from detkd.runtime.error_figures import CurvesSheet, tide_figure
 from detkd.runtime.plotting import file_name
 from detkd.runtime.run import write_text
 
@@ -37,6 +37,7 @@ def write_analysis(folder: Path, name: str, curves: ErrorCurves, found: Tide, cl
     """
     rows: list[list[object]] = []
     details: list[dict[str, Any]] = []
+    sheet = CurvesSheet(curves.sizes, bool(curves.groups))
     folders = {"overall": "", "supercategory": "supercategories", "class": "classes"}
     for number, (kind, title, classes) in enumerate(groups_of(curves)):
         curve = curves.curve(classes)  # (7, A, 101)
@@ -46,7 +47,7 @@ def write_analysis(folder: Path, name: str, curves: ErrorCurves, found: Tide, cl
         details.append({"kind": kind, "name": title, "ap": _by_size(curves, areas), "precision": _precision(curves, curve)})
         if kind != "class" or class_figures:
             place = "overall.png" if kind == "overall" else f"{folders[kind]}/{file_name(number, title)}"
-            curves_figure(f"{name}: {title}", curves.sizes, curve, bool(curves.groups), folder / place)
+            sheet.draw(f"{name}: {title}", curve, folder / place)
     write_csv(folder / "errors.csv", ["kind", "name", "size", *CURVES], rows)
     content = {"run": name, "supercategories": curves.groups or None, "groups": details}
     write_text(folder / "errors.json", json.dumps(content) + "\n")  # long lists: not a number a line

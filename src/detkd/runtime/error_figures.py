@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from detkd.evaluation.errors import CURVES
 from detkd.evaluation.matching import Floats
@@ -18,34 +25,70 @@ COLOURS = ("#4a6fa5", "#8fb3d9", "#7fb77e", "#e8c547", "#e59b5a", "#b39ddb", "#d
 NOTES = dict(zip(CURVES, ("IoU .75", "IoU .5", "IoU .1", "similar classes", "other classes", "background", "missed")))
 
 
-def curves_figure(title: str, sizes: tuple[str, ...], curve: Floats, similar: bool, path: Path) -> None:
-    """Draw precision over recall, a panel a size, as PNG; the legend has the area below each curve.
+_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
-    curve: (7, A, 101), NaN where no class has a box of the size. similar: whether there are supercategories; without them the legend says
-    that Sim is Loc.
+
+def curves_figure(title: str, sizes: tuple[str, ...], curve: Floats, similar: bool, path: Path) -> None:
+    """Draw one picture as :class:`CurvesSheet` does."""
+    CurvesSheet(sizes, similar).draw(title, curve, path)
+
+
+class CurvesSheet:
+    """Precision over recall, a panel a size; the legend has the area below each curve.
+
+    A sheet draws any number of pictures, each in half the time of a new one: there is one a class, and there may be hundreds.
+
+    Args:
+        sizes: names of the A ranges of area. similar: whether there are supercategories; without them the legend says that Sim is Loc.
     """
-    figure = Figure(figsize=(12, 10), dpi=80)  # there may be hundreds: a constrained layout would take most of the time
-    figure.subplots_adjust(left=0.06, right=0.98, bottom=0.06, top=0.92, hspace=0.2, wspace=0.14)
-    figure.suptitle(shown(title), fontsize=15)
-    panels = figure.subplots(2, (len(sizes) + 1) // 2, squeeze=False).ravel()
-    for axes in panels[len(sizes) :]:
-        axes.set_axis_off()
-    for a, (axes, size) in enumerate(zip(panels, sizes)):
-        axes.set_title(f"{size} boxes" if size != "all" else "boxes of all sizes", fontsize=13)
-        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall", ylabel="precision")
-        if np.isnan(curve[:, a]).any():
-            axes.text(0.5, 0.5, "no box of this size", ha="center", va="center", fontsize=13)
-            continue
-        below = np.zeros(len(RECALLS))
-        for number, name in enumerate(CURVES):
-            above = curve[number, a]
-            note = NOTES[name] if name != "Sim" or similar else "no supercategories: as Loc"
-            label = f"[{above.mean():.3f}] {name} ({note})"
-            axes.fill_between(RECALLS, below, above, color=COLOURS[number], label=label, linewidth=0)
-            axes.plot(RECALLS, above, color="0.25", linewidth=0.8)
-            below = above
-        axes.legend(loc="upper right", fontsize=11, framealpha=0.9)
-    save(figure, path)
+
+    def __init__(self, sizes: tuple[str, ...], similar: bool) -> None:
+        self._figure = Figure(
+            figsize=(12, 10), dpi=80
+        )  # a constrained layout would take most of the time, and so do texts and ticks
+        self._figure.subplots_adjust(left=0.06, right=0.98, bottom=0.06, top=0.92, hspace=0.2, wspace=0.14)
+        self._title = self._figure.suptitle(" ", fontsize=15)
+        self._notes = [NOTES[name] if name != "Sim" or similar else "no supercategories: as Loc" for name in CURVES]
+        panels = self._figure.subplots(2, (len(sizes) + 1) // 2, squeeze=False).ravel()
+        for axes in panels[len(sizes) :]:
+            axes.set_axis_off()
+        self._panels = [self._panel(axes, size) for axes, size in zip(panels, sizes)]
+
+    def _panel(self, axes: Axes, size: str) -> _Panel:
+        axes.set_title(f"{size} boxes" if size != "all" else "boxes of all sizes", fontsize=13, y=1.0)
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall", ylabel="precision", xticks=_TICKS, yticks=_TICKS)
+        flat = np.zeros(len(RECALLS))
+        areas = [axes.fill_between(RECALLS, flat, flat, color=c, label=" ", linewidth=0) for c in COLOURS]
+        lines = [axes.plot(RECALLS, flat, color="0.25", linewidth=0.8)[0] for _ in COLOURS]
+        legend = axes.legend(loc="upper right", fontsize=11, framealpha=0.9)
+        empty = axes.text(0.5, 0.5, "no box of this size", ha="center", va="center", fontsize=13)
+        return _Panel(areas, lines, legend, empty)
+
+    def draw(self, title: str, curve: Floats, path: Path) -> None:
+        """Draw a picture as PNG. curve: (7, A, 101), NaN where no class has a box of the size."""
+        self._title.set_text(shown(title))
+        for a, panel in enumerate(self._panels):
+            there = not np.isnan(curve[:, a]).any()
+            panel.empty.set_visible(not there)
+            for artist in (*panel.areas, *panel.lines, panel.legend):
+                artist.set_visible(there)
+            below = np.zeros(len(RECALLS))
+            for above, area, line, text, name, note in zip(
+                curve[:, a], panel.areas, panel.lines, panel.legend.get_texts(), CURVES, self._notes
+            ):
+                area.set_verts([np.r_[np.c_[RECALLS, below], np.c_[RECALLS, above][::-1]]])
+                line.set_ydata(above)
+                text.set_text(f"[{above.mean():.3f}] {name} ({note})")
+                below = above
+        save(self._figure, path)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    areas: Sequence[PolyCollection]
+    lines: Sequence[Line2D]
+    legend: Legend
+    empty: Text
 
 
 def tide_figure(title: str, found: Tide, path: Path) -> None:
