@@ -29,10 +29,10 @@ def main(cfg: DictConfig) -> dict[str, object]:
     datamodule = data.build_datamodule(cfg, student, teacher)
     module = build.build_distillation(cfg, student, teacher)
     module.setup("fit")
-    # only now, when every part is known to fit, is the folder touched
-    claim(cfg, folder)
     # only a detector's own loss is known to reach all of it
     trainer = build.build_trainer(cfg, [], folder, partial="detection" not in module.loss.terms)
+    # only now, when every part is known to fit, is the folder touched
+    claim(cfg, folder)
     trainer.fit(module, datamodule)
     result = module.final_student("last" if cfg.select == "last" else "holdout")
     results = {}

@@ -14,8 +14,10 @@ from detkd.runtime.table import Table, make_table, read_runs
 @entry_point("table")
 def main(cfg: DictConfig) -> Table:
     """Read all runs below a folder; write table.md, table.csv and table.json there or where ``out`` says."""
-    if cfg.runs is None:
-        raise InputError("runs: expected a folder of runs, like runs=runs/terms/students, found none")
+    if not isinstance(cfg.runs, str):
+        raise InputError(f"runs: expected one folder with runs below it, like runs=runs/terms/students, found {cfg.runs or 'none'}")
+    if not (isinstance(cfg.digits, int) and 0 <= cfg.digits <= 9):
+        raise InputError(f"digits: expected a whole number from 0 to 9, found {cfg.digits!r}")
     table = make_table(
         read_runs(cfg.runs, cfg.value), cfg.row_key, cfg.column_key, cfg.value, _names(cfg.rows), _names(cfg.columns)
     )

@@ -76,3 +76,21 @@ def test_processes_that_others_start_must_be_told_the_folder(command: Command, t
     message = command("invert", *tiny, cwd=tmp_path, env=environment).error()
     assert "out: expected a folder that all processes share, like out=DIR" in message
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+@pytest.mark.parametrize("arguments", [("invert", "seed=0"), ("distill", "-m", "seed=0,1"), ("evaluate", "data.root=set")])
+def test_a_folder_that_cannot_be_made_is_named(arguments: tuple[str, ...], command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    message = command(*arguments, "out=file/sub", cwd=tmp_path).error()
+    assert "out=file/sub: expected a folder that can be made or written, found that it cannot (Not a directory)" in message
+
+
+@pytest.mark.parametrize("arguments", [("report", "runs=runs"), ("table", "runs=runs", "row_key=seed", "column_key=seed")])
+def test_a_file_in_the_place_of_the_output_is_named(arguments: tuple[str, ...], command: Command, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "a"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("seed: 0\n")
+    (run / "results.json").write_text('{"ap50": 0.5}')
+    (tmp_path / "file").write_text("")
+    message = command(*arguments, "out=file/sub", cwd=tmp_path).error()
+    assert re.search(r"file/sub: expected a file or folder that can be read or written, found: Not a directory", message)

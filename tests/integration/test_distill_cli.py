@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -166,12 +167,25 @@ def test_wandb_offline_keeps_the_run_on_disk(images: Path, tiny_distill: list[st
     logger = ["logger=wandb", "logger.offline=true", "trainer.log_every_n_steps=1"]
     python("distill", *tiny_distill, *logger, f"data.root={images}", f"val.root={images}", "out=run", cwd=tmp_path).ok()
     run = tmp_path / "run"
-    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
+    (kept,) = (run / "wandb").glob("offline-run-*/*.wandb")
+    assert b"report-" in kept.read_bytes()  # the artifact
     assert list((run / "wandb").glob("offline-run-*/files/media/images/student*.png"))
     assert list((run / "wandb").glob("offline-run-*/files/media/table/results*.table.json"))
     assert (run / "report" / "report.html").is_file()
     assert "train/loss" in (run / "metrics.csv").read_text().splitlines()[0]
     assert load_checkpoint(tmp_path / "run" / "student.safetensors")
+
+
+@pytest.mark.slow
+def test_wandb_without_a_login_is_an_error_before_anything_is_written(
+    images: Path, tiny_distill: list[str], python: Command, tmp_path: Path
+) -> None:
+    nobody = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_MODE": "online", "WANDB_API_KEY": ""}
+    message = python(
+        "distill", *tiny_distill, "logger=wandb", f"data.root={images}", "out=run", cwd=tmp_path, env=nobody
+    ).error()
+    assert re.search(r"logger=wandb: expected a login .*logger\.offline=true", message)
+    assert not list((tmp_path / "run").iterdir())
 
 
 @pytest.mark.slow

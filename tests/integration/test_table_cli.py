@@ -28,3 +28,16 @@ def test_rows_that_are_numbers(command: Command, runs: Path, rows: str, shown: l
     command("table", "runs=runs", *keys, cwd=runs).ok()
     cells = json.loads((runs / "runs/table.json").read_text())["cells"]
     assert [(cell["row"], cell["column"], cell["mean"]) for cell in cells] == [(r, "real", int(r) / 10) for r in shown]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runs=[a,b]"], "runs: expected one folder with runs below it, like runs=runs/terms/students, found ['a', 'b']"),
+        ([], "runs: expected one folder with runs below it, like runs=runs/terms/students, found none"),
+        (["runs=runs", "digits=-1"], "digits: expected a whole number from 0 to 9, found -1"),
+    ],
+)
+def test_bad_arguments(command: Command, runs: Path, arguments: list[str], message: str) -> None:
+    assert message in command("table", *arguments, cwd=runs).error()
+    assert not (runs / "runs/table.json").exists()

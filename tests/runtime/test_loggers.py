@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -43,12 +44,31 @@ def node(target: str, **arguments: str) -> DictConfig:
 
 
 def test_the_csv_is_always_written_beside_another_logger(tmp_path: Path) -> None:
-    first, second = build_loggers(node("lightning.pytorch.loggers.WandbLogger"), tmp_path)
+    weights_and_biases = OmegaConf.create({"_target_": "lightning.pytorch.loggers.WandbLogger", "offline": True})
+    first, second = build_loggers(weights_and_biases, tmp_path)
     assert isinstance(first, WandbLogger)
     assert isinstance(second, CSVLogger)
     second.log_metrics({"train/loss": 1.0}, 0)
     second.save()
     assert (tmp_path / "metrics.csv").read_text().splitlines()[0] == "step,train/loss"
+
+
+@pytest.mark.parametrize("error", [wandb.errors.UsageError("No API key configured."), ValueError("1 validation error\n  mode")])
+def test_weights_and_biases_without_a_login_is_an_error(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise error
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb, "login", refuse)
+    logger = node("lightning.pytorch.loggers.WandbLogger", save_dir=str(tmp_path))
+    with pytest.raises(
+        InputError, match=r"logger=wandb: expected a login .*logger\.offline=true.*says: (No API|1 validation error mode)"
+    ):
+        build_loggers(logger, tmp_path)
+    logger.offline = True
+    assert len(build_loggers(logger, tmp_path)) == 2
 
 
 def test_csv_alone_is_one_logger_and_none_is_none(tmp_path: Path) -> None:

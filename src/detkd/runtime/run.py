@@ -67,11 +67,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                     )
                 )
             except OSError as error:
-                if error.errno not in NO_SPACE:
-                    raise
-                fail(
-                    InputError(f"the disk is full ({error}); what is written is whole: make room, and the same command goes on")
-                )
+                fail(_of_the_disk(error))
             except InstantiationException as error:
                 cause = error.__cause__
                 if not isinstance(cause, (InputError, TypeError, ValueError)):
@@ -85,6 +81,15 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         return hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run)
 
     return decorate
+
+
+def _of_the_disk(error: OSError) -> InputError:
+    """The message for a disk that is full, or a file that cannot be read or written; raises all else again, and all when debugging."""
+    if error.errno in NO_SPACE:
+        return InputError(f"the disk is full ({error}); what is written is whole: make room, and the same command goes on")
+    if error.filename is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        raise error
+    return InputError(f"{os.fsdecode(error.filename)}: expected a file or folder that can be read or written, found: {error.strerror}")
 
 
 def finish_loggers() -> None:
