@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -271,6 +272,45 @@ def test_a_loss_that_is_not_finite_stops_the_run(pair: Any, doubles: Any, every:
     module = DistillationModule(*pair, loss, SGD, check_every=every)
     with pytest.raises(InputError, match=f"at step {step} that .*'broken' is nan"):
         fit(module, doubles.Squares(16))
+
+
+def test_nothing_waits_for_the_device_between_checks(
+    pair: Any, doubles: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    waits: list[int] = []  # the steps in which something asked for a tensor's value
+
+    class Watch(pl.Callback):
+        step: int | None = None
+
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+            self.step = batch_idx
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.step = None
+
+    watch = Watch()
+
+    def watched(method: Any) -> Any:
+        def counted(*args: Any) -> Any:
+            if watch.step is not None:
+                waits.append(watch.step)
+            return method(*args)
+
+        return counted
+
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
+        monkeypatch.setattr(Tensor, name, watched(getattr(Tensor, name)))
+    module = DistillationModule(*pair, mimic(), SGD, check_every=4)
+    logger = CSVLogger(str(tmp_path))
+    fit(
+        module,
+        doubles.Squares(40, labelled=False),
+        callbacks=[watch],
+        gradient_clip_val=1.0,
+        logger=logger,
+        log_every_n_steps=4,
+    )
+    assert set(waits) == {0, 4, 8}  # those of the check alone
 
 
 def test_augmentation_differs_by_step_and_accumulated_batch_but_not_by_run(pair: Any, doubles: Any) -> None:
