@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 import numpy as np
@@ -195,3 +196,23 @@ def test_nothing_at_all() -> None:
     assert match_class(scene, 0, [0.5]).hit.shape == (1, 1, 0)
     with pytest.raises(ValueError, match="1 detections and 0 ground truths"):
         make_scene([empty], [])
+
+
+def test_python_does_no_more_work_for_more_images() -> None:
+    def calls(images: int) -> int:
+        scene = make_scene(*problem(0, images))
+        assert len(scene.flat) == 2  # laid out once for all classes, image by image
+        count = 0
+
+        def watch(frame: object, event: str, argument: object) -> None:
+            nonlocal count
+            count += event in ("call", "c_call")
+
+        sys.setprofile(watch)
+        try:
+            match_class(scene, 0, IOU_THRESHOLDS, list(AREAS.values()), {1, 2})
+        finally:
+            sys.setprofile(None)
+        return count
+
+    assert calls(400) < 2 * calls(50)
