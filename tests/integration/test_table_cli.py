@@ -41,3 +41,10 @@ def test_rows_that_are_numbers(command: Command, runs: Path, rows: str, shown: l
 def test_bad_arguments(command: Command, runs: Path, arguments: list[str], message: str) -> None:
     assert message in command("table", *arguments, cwd=runs).error()
     assert not (runs / "runs/table.json").exists()
+
+
+def test_a_name_that_is_no_text_is_printed_as_escapes(command: Command, runs: Path) -> None:
+    (runs / "runs/0/config.yaml").write_text('seed: 0\nlabels: "\\uDCFF"\n')
+    done = command("table", "runs=runs", "row_key=seed", "column_key=labels", cwd=runs).ok()
+    assert r"\udcff" in done.stdout
+    assert r"\udcff" in (runs / "runs/table.md").read_text()

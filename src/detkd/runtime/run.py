@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import json
 import logging
@@ -55,6 +56,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         def run(cfg: DictConfig) -> Any:
             logging.captureWarnings(True)
             quiet()
+            print_any_name()
             try:
                 prepare_multirun()
                 return task(cfg)
@@ -112,6 +114,13 @@ def quiet() -> None:
     for text in (".*Total length of `list` across ranks is zero.*", ".*Experiment logs directory.*", ".*no `val_dataloader`.*"):
         warnings.filterwarnings("ignore", message=text)
     torch.set_float32_matmul_precision("high")
+
+
+def print_any_name() -> None:
+    """Let the terminal show names of files that are not UTF-8, or that it has no letters for, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def output_dir() -> Path:
