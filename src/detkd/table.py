@@ -15,7 +15,9 @@ from detkd.runtime.table import Table, make_table, read_runs
 def main(cfg: DictConfig) -> Table:
     """Read all runs below a folder; write table.md, table.csv and table.json there or where ``out`` says."""
     if not isinstance(cfg.runs, str):
-        raise InputError(f"runs: expected one folder with runs below it, like runs=runs/terms/students, found {cfg.runs or 'none'}")
+        raise InputError(
+            f"runs: expected one folder with runs below it, like runs=runs/terms/students, found {cfg.runs or 'none'}"
+        )
     if not (isinstance(cfg.digits, int) and 0 <= cfg.digits <= 9):
         raise InputError(f"digits: expected a whole number from 0 to 9, found {cfg.digits!r}")
     table = make_table(

@@ -33,4 +33,6 @@ def _make(config: DictConfig, mode: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        fail(InputError(f"out={folder}: expected a folder that can be made or written, found that it cannot ({error.strerror})"))
+        fail(
+            InputError(f"out={folder}: expected a folder that can be made or written, found that it cannot ({error.strerror})")
+        )

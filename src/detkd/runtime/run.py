@@ -91,7 +91,9 @@ def _of_the_disk(error: OSError) -> InputError:
         return InputError(f"the disk is full ({error}); what is written is whole: make room, and the same command goes on")
     if error.filename is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
-    return InputError(f"{os.fsdecode(error.filename)}: expected a file or folder that can be read or written, found: {error.strerror}")
+    return InputError(
+        f"{os.fsdecode(error.filename)}: expected a file or folder that can be read or written, found: {error.strerror}"
+    )
 
 
 def finish_loggers() -> None:
