@@ -210,8 +210,20 @@ def test_real_labels_must_be_there(pair: Any, doubles: Any) -> None:
 
 
 def test_without_labels_the_boxes_of_the_data_are_not_seen(pair: Any, doubles: Any) -> None:
-    with pytest.raises(InputError, match="labels=none"):
-        fit(DistillationModule(*pair, supervised(), SGD, labels="none"), doubles.Squares(4))
+    seen: list[Any] = []
+
+    class Looks(Mimic):
+        def forward(self, step: Any) -> dict[str, Tensor]:
+            seen.append(step.targets)
+            return super().forward(step)
+
+    fit(DistillationModule(*pair, Composite({"mimic": Looks()}, {"mimic": 1.0}), SGD, labels="none"), doubles.Squares(4))
+    assert seen == [None]
+
+
+def test_a_term_that_needs_labels_without_any_is_an_error_before_the_first_step(pair: Any) -> None:
+    with pytest.raises(InputError, match=r"loss 'detection': expected targets, found none \(labels=none\)"):
+        DistillationModule(*pair, supervised(), SGD, labels="none").setup("fit")
 
 
 def test_holdout_keeps_the_weights_of_the_lowest_loss(pair: Any, doubles: Any) -> None:

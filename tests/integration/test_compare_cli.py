@@ -97,7 +97,7 @@ def test_tables_and_pictures_of_three(runs: Path, command: Command) -> None:
     assert [(row["file"], row["change"]) for row in images] == [(FILES[0], "2"), (FILES[1], "2"), (FILES[2], "0")]
     assert images[0]["tp better"] == "2"
     assert [row["class"] for row in rows(out / "classes.csv")][:2] == NAMES[:2]
-    assert "percentiles of 50 draws of the images with replacement (seed 0)" in (out / "results.md").read_text()
+    assert "basic bootstrap, 50 draws of the images with replacement (seed 0)" in (out / "results.md").read_text()
 
 
 def test_runs_by_name_and_the_same_numbers_each_time(runs: Path, command: Command) -> None:

@@ -23,6 +23,7 @@ from detkd.distillation.optimizer import parameter_groups
 from detkd.distillation.schedule import warmup_cosine
 from detkd.errors import InputError
 from detkd.losses.composite import Composite
+from detkd.losses.detection import no_targets
 from detkd.losses.step import Step
 from detkd.structures import Prediction, Target, pseudo_labels
 
@@ -116,6 +117,9 @@ class DistillationModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Set up the loss, once: here its terms check the two detectors and build their parameters; a term may prepare the student."""
         if not self._loss_is_set_up:
+            for name, term in self.loss.terms.items():
+                if self.labels == "none" and getattr(term, "needs_targets", False):
+                    raise no_targets(name)
             self.loss.setup(self.student, self.teacher)
             if self.ema is not None:
                 self.ema.start(self.student)

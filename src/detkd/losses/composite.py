@@ -20,8 +20,8 @@ class Term(Protocol):
     pools_batch: True where the value belongs to the batch and cannot be split by image (batch statistics).
     needs_teacher: False lets distillation leave the teacher's forward pass out.
 
-    A term may also say ``adds_loss = False``: all it does, it does in ``setup``; it is not called. Numbers to be logged that are no loss go
-    to :meth:`Step.record`.
+    A term may also say ``adds_loss = False``: all it does, it does in ``setup``; it is not called. ``needs_targets = True``: without labels
+    it is an error at the start. Numbers to be logged that are no loss go to :meth:`Step.record`.
     """
 
     pools_batch: bool
