@@ -122,6 +122,8 @@ def test_names_in_the_drawing_are_text() -> None:
         ({"path": "/runs/a/student.safetensors"}, "a/student.safetensors"),
         ({"_target_": "detkd.assets.builtin", "name": "scenes_teacher"}, "scenes_teacher"),
         ({"detector": {"_target_": "detkd.detectors.torchvision.SSD"}}, "SSD"),
+        ({"weights": {"name": "yolo-1.1-xl.weights"}, "detector": {"_target_": "a.from_cfg"}}, "yolo-1.1-xl"),
+        ({"detector": {"_target_": "a.from_cfg", "cfg": {"name": "yolo-1.1.cfg"}}}, "yolo-1.1"),
         ({}, "a detector"),
         (None, "a detector"),
     ],

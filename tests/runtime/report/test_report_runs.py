@@ -44,6 +44,7 @@ def test_names_are_as_short_as_they_can_be() -> None:
     assert short_names({root: root}) == ["runs"]
     assert short_names({root / "a": root, root / "b" / "0": root}) == ["a", "b/0"]
     assert short_names({root / "a": root / "a", root / "b": root / "b"}) == ["a", "b"]
+    assert short_names({root / "0": root, root / "1": root}) == ["runs/0", "runs/1"]
     assert short_names({root / "a": root, Path("/z"): Path("/z")}) == ["runs/a", "z"]
     assert short_names({root / "a": root / "a", other / "a": other / "a"}) == ["x/runs/a", "y/runs/a"]
 

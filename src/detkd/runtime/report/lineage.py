@@ -204,6 +204,9 @@ def _set_at(lineage: Lineage, root: Any) -> Node | None:
 
 def detector_name(node: Any) -> str:
     """What a config calls a detector: its file, its architecture, or the last part of what builds it."""
+    for key in ("weights.name", "detector.cfg.name"):
+        if isinstance(value := select(node, key), str) and value:
+            return Path(value).stem
     for key in ("path", "name", "weights", "detector.architecture", "detector._target_", "_target_"):
         value = select(node, key)
         if isinstance(value, str) and value:

@@ -126,7 +126,7 @@ def kind_of(config: Mapping[str, Any], results: Mapping[str, Any], manifest: Map
 def short_names(folders: Mapping[Path, Path]) -> list[str]:
     """Names for run folders, by the path that led to each: the way down from it, its own name first where there are several paths.
 
-    As many outer folders are added as it takes for all names to differ.
+    As many outer folders are added as it takes for all names to differ, and to be more than the number of a sweep's job or seed.
     """
     roots = set(folders.values())
     for outer in range(max((len(folder.parts) for folder in folders), default=0)):
@@ -134,7 +134,7 @@ def short_names(folders: Mapping[Path, Path]) -> list[str]:
         for folder, root in folders.items():
             above = outer + (len(roots) > 1 or folder == root)
             names.append("/".join(folder.parts[max(1, len(root.parts) - above) :]) or folder.as_posix())
-        if len(set(names)) == len(names):
+        if len(set(names)) == len(names) and not any(name.isdecimal() for name in names):
             return names
     return [folder.as_posix() for folder in folders]
 
