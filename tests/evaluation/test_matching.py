@@ -136,6 +136,24 @@ def test_draws_do_not_depend_on_how_many_are_held_at_once(monkeypatch: pytest.Mo
     np.testing.assert_array_equal(drawn_precision(matches, weights), whole)
 
 
+def test_many_boxes_and_few_detections_are_held_in_parts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    hit = np.asarray([[[True]]])
+    matches = Matches(np.asarray([0.9]), np.asarray([0]), hit, np.zeros_like(hit), np.asarray([[30, 20]]))
+    weights = np.asarray([[1.0, 1.0]] * 7)
+    held: list[int] = []
+
+    def of_area(matches: Matches, area: int, drawn: Any) -> Any:
+        held.append(drawn.shape[1])
+        return whole(matches, area, drawn)
+
+    whole = precision._of_area
+    monkeypatch.setattr(precision, "_of_area", of_area)
+    monkeypatch.setattr(precision, "_CELLS", 3 * 50)  # three draws of 50 boxes; of the one detection, all seven
+    found = drawn_precision(matches, weights)
+    assert held == [3, 3, 1]
+    assert found[0, 0] == pytest.approx(np.full(7, 3 / 101))  # recalls 0, .01 and .02
+
+
 def one_after_the_other(overlap: Any, ignored: Any, many: Any, threshold: float) -> list[int]:
     """The rule in plain words, for one threshold and one range of area."""
     free, taken = set(range(overlap.shape[1])), []

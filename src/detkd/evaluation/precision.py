@@ -50,7 +50,8 @@ def drawn_precision(matches: Matches, weights: Floats | Integers) -> Floats:
     """
     thresholds, areas, detections = matches.hit.shape
     result = np.full((thresholds, areas, len(weights)), np.nan)
-    step = max(1, _CELLS // max(1, detections))
+    # what is held has a row for each detection or, of the recalls, for each box
+    step = max(1, _CELLS // max(1, detections, int(matches.positives.sum(1).max(initial=0))))
     for start in range(0, len(weights), step):
         part = slice(start, start + step)
         drawn = np.ascontiguousarray(weights[part].T, np.int32)  # (images, r)
