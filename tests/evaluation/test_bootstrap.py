@@ -63,7 +63,14 @@ def test_intervals(interval: Callable[..., Interval]) -> None:
     assert interval(draws, level=0.5) == Interval(0.5, pytest.approx(0.25), pytest.approx(0.75))
     assert interval(np.full(9, 0.3)) == Interval(0.3, pytest.approx(0.3), pytest.approx(0.3))
     assert interval(np.asarray([np.nan, 0.1])) == Interval(None, None, None)
-    assert interval(np.asarray([0.1, np.nan])) == Interval(None, None, None)
+    assert interval(np.asarray([0.1, np.nan])) == Interval(0.1, None, None)
+
+
+@pytest.mark.parametrize("interval", [pivot_interval, corrected_interval])
+def test_no_interval_of_a_score_that_many_draws_do_not_have(interval: Callable[..., Interval]) -> None:
+    draws = np.asarray([0.5, *np.linspace(0, 1, 95), *[np.nan] * 5])
+    assert interval(draws) == Interval(0.5, pytest.approx(0.025), pytest.approx(0.975))
+    assert interval(np.append(draws, np.nan)) == Interval(0.5, None, None)
 
 
 def test_draws_that_are_mostly_above_the_value_move_the_interval_down() -> None:
@@ -74,12 +81,20 @@ def test_draws_that_are_mostly_above_the_value_move_the_interval_down() -> None:
     low, high = (NormalDist().cdf(2 * NormalDist().inv_cdf(200.5 / 1001) + z) for z in (-1.959964, 1.959964))
     assert (low, high) == pytest.approx((0.000136, 0.60982), abs=1e-5)
     assert corrected_interval(draws) == Interval(0.2, pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
-    # and up, by as much; on one side alone, the interval stays finite and within the draws
+    # and up, by as much
     up = corrected_interval(1 - draws)
     assert (up.low, up.high) == pytest.approx((1 - high, 1 - low), abs=1e-6)
-    beyond = corrected_interval(np.asarray([-1.0, *np.linspace(0, 1, 101)]))
-    assert beyond.low == pytest.approx(0, abs=1e-6)
-    assert 0 <= beyond.high < 0.1  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_no_corrected_interval_that_would_be_without_the_value(sign: int) -> None:
+    spread = np.linspace(0.01, 0.31, 1000)
+    assert corrected_interval(sign * np.asarray([0.0, *spread])) == Interval(0.0, None, None)  # all draws on one side
+    few = corrected_interval(sign * np.asarray([spread[24] + 1e-6, *spread]))  # 25 of 1000 below
+    assert (few.low, few.high) == (None, None)
+    enough = corrected_interval(sign * np.asarray([spread[25] + 1e-6, *spread]))
+    assert enough.low <= enough.value <= enough.high  # type: ignore[operator]
+    assert corrected_interval(np.full(50, 1.0)) == Interval(1.0, 1.0, 1.0)  # no draw is off
 
 
 def test_within_leaves_alone_what_is_undefined() -> None:

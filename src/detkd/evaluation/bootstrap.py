@@ -13,12 +13,13 @@ from detkd.evaluation.precision import drawn_precision
 
 SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 LEVEL = 0.95
+UNDEFINED = 0.05  # of draws; where the score is not defined in more, the others say how it is where it is, not how sure it is
 _NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A score on the images as they are, and the interval of it; all None where it is not defined."""
+    """A score on the images as they are, None where it is not defined, and the interval of it, None where draws do not tell."""
 
     value: float | None
     low: float | None
@@ -84,11 +85,11 @@ def pivot_interval(draws: Floats, level: float = LEVEL) -> Interval:
     Source: the basic bootstrap interval, Davison and Hinkley, Bootstrap Methods and their Application (1997), equation 5.6. The bounds of a score
     are not known here; see :func:`within`.
     """
-    value, rest = draws[0], _defined(draws)
-    if rest is None:
-        return Interval(None, None, None)
+    value, rest = _defined(draws)
+    if value is None or rest is None:
+        return Interval(value, None, None)
     low, high = np.quantile(rest, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(value), float(2 * value - high), float(2 * value - low))
+    return Interval(value, float(2 * value - high), float(2 * value - low))
 
 
 def corrected_interval(draws: Floats, level: float = LEVEL) -> Interval:
@@ -97,17 +98,19 @@ def corrected_interval(draws: Floats, level: float = LEVEL) -> Interval:
     Of one class with few boxes draws are skewed and often at 0 or 1, which this interval never passes.
 
     Source: the bias-corrected interval, Efron and Tibshirani, An Introduction to the Bootstrap (1993), equation 14.10 without acceleration. Draws
-    equal to the value count as half below it; where all are on one side, half a draw is taken to be on the other.
+    equal to the value count as half below it. Where a share of (1 - level) / 2 or less is on one side, so nearly all on the other, the formula
+    ends before the value, of draws on one side alone at a single point; there is no interval then.
     """
-    value, rest = draws[0], _defined(draws)
-    if rest is None:
-        return Interval(None, None, None)
-    below = (np.mean(rest < value) + np.mean(rest <= value)) / 2
-    least = 0.5 / len(rest)
-    shift = 2 * _NORMAL.inv_cdf(float(min(max(below, least), 1 - least)))
+    value, rest = _defined(draws)
+    if value is None or rest is None:
+        return Interval(value, None, None)
+    below = float(np.mean(rest < value) + np.mean(rest <= value)) / 2
+    if not (1 - level) / 2 < below < (1 + level) / 2:
+        return Interval(value, None, None)
+    shift = 2 * _NORMAL.inv_cdf(below)
     ends = [_NORMAL.cdf(shift + _NORMAL.inv_cdf(q)) for q in ((1 - level) / 2, (1 + level) / 2)]
     low, high = np.quantile(rest, ends)
-    return Interval(float(value), float(low), float(high))
+    return Interval(value, float(low), float(high))
 
 
 def within(of: Interval, least: float, most: float) -> Interval:
@@ -117,7 +120,9 @@ def within(of: Interval, least: float, most: float) -> Interval:
     return Interval(of.value, min(max(of.low, least), most), min(max(of.high, least), most))
 
 
-def _defined(draws: Floats) -> Floats | None:
-    """All but the first that are not NaN; None where there are none, or the first is NaN."""
+def _defined(draws: Floats) -> tuple[float | None, Floats | None]:
+    """The first draw, None if NaN, and the others that are not NaN; None if the first is, or more than ``UNDEFINED`` of the others are."""
+    if np.isnan(draws[0]):
+        return None, None
     rest = draws[1:][~np.isnan(draws[1:])]
-    return None if np.isnan(draws[0]) or not len(rest) else rest
+    return float(draws[0]), rest if len(rest) and len(rest) >= (1 - UNDEFINED) * (len(draws) - 1) else None
