@@ -46,8 +46,19 @@ def test_a_character_without_a_glyph_makes_no_noise(tmp_path: Path, caplog: pyte
     assert not caplog.records
 
 
-def test_fonts_that_are_there_fill_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert matplotlib.rcParams["font.family"] == plotting.families()
+def test_fonts_that_are_there_fill_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     installed = ["DejaVu Sans", "Malgun Gothic", "Noto Sans CJK JP", "Other"]
     monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: installed)
-    assert plotting.families() == ["sans-serif", "Noto Sans CJK JP", "Malgun Gothic"]
+    plotting.families.cache_clear()
+    try:
+        assert plotting.families() == ["sans-serif", "Noto Sans CJK JP", "Malgun Gothic"]
+        figure = Figure(figsize=(3, 1), dpi=50)
+        title = figure.suptitle("a")
+        before = list(matplotlib.rcParams["font.family"])
+        with monkeypatch.context() as quiet:
+            quiet.setattr(Figure, "savefig", lambda self, path, **options: Path(path).write_bytes(b""))
+            save(figure, tmp_path / "a.png")
+        assert title.get_fontfamily() == plotting.families()
+        assert matplotlib.rcParams["font.family"] == before  # other people's figures are left as they are
+    finally:
+        plotting.families.cache_clear()

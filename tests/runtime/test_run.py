@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -203,3 +204,25 @@ def test_a_single_run_keeps_its_arguments_and_environment(job: DictConfig, monke
     run.finish_multirun()
     assert sys.argv == ["invert.py", "seed=1"]
     assert os.environ["LOCAL_RANK"] == "1"
+
+
+def of_the_disk(error: OSError) -> str:
+    try:
+        return str(run._of_the_disk(error))
+    except OSError:
+        return "raised again"
+
+
+def test_files_of_the_user_are_named_and_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = FileNotFoundError(errno.ENOENT, "No such file or directory", "a.json")
+    assert of_the_disk(missing).startswith("a.json: expected a file or folder that can be read or written, found: No such file")
+    moved = PermissionError(errno.EACCES, "Permission denied", "a.json.tmp", None, "a.json")
+    assert of_the_disk(moved).startswith("a.json: expected")
+    assert "the disk is full" in of_the_disk(OSError(errno.ENOSPC, "No space left on device"))
+    url = OSError()
+    url.filename = "https://example.org/a"  # as urllib's errors have it
+    of_ours = FileNotFoundError(errno.ENOENT, "No such file or directory", str(Path(run.__file__).parent / "page.html"))
+    for error in (url, of_ours, OSError("no name at all")):
+        assert of_the_disk(error) == "raised again"
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert of_the_disk(missing) == "raised again"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from detkd.disk import replacing
 
@@ -40,13 +42,11 @@ FALLBACKS = (
 )
 
 
+@cache
 def families() -> list[str]:
     """The font families to draw text with: matplotlib's own, then those of ``FALLBACKS`` that this machine has."""
     there = set(font_manager.get_font_names())
     return ["sans-serif", *(name for name in FALLBACKS if name in there)]
-
-
-matplotlib.rcParams["font.family"] = families()
 
 
 def shown(text: str, longest: int = 40) -> str:
@@ -72,7 +72,9 @@ def colour(number: int) -> Any:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG whole or not at all, the same bytes for the same figure; a character that no font has is a box."""
+    """Write a PNG whole or not at all, the same bytes for the same figure and fonts; a character that no font has is a box."""
+    for text in figure.findobj(Text):
+        text.set_fontfamily(families())
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(temporary, format="png", metadata={"Software": None})

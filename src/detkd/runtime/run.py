@@ -72,6 +72,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                 fail(_of_the_disk(error))
             except InstantiationException as error:
                 cause = error.__cause__
+                if isinstance(cause, OSError):
+                    fail(_of_the_disk(cause))
                 if not isinstance(cause, (InputError, TypeError, ValueError)):
                     raise
                 fail(cause if isinstance(cause, InputError) else error)
@@ -85,14 +87,22 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
     return decorate
 
 
+def debugging() -> bool:
+    """Whether tracebacks are asked for, by Hydra's own switch."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
 def _of_the_disk(error: OSError) -> InputError:
-    """The message for a disk that is full, or a file that cannot be read or written; raises all else again, and all when debugging."""
+    """The message for a disk that is full, or a file of the user's that cannot be read or written; raises all else, and all when debugging."""
     if error.errno in NO_SPACE:
         return InputError(f"the disk is full ({error}); what is written is whole: make room, and the same command goes on")
-    if error.filename is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+    name = error.filename2 or error.filename  # of two, as in a move, the one that stays
+    ours = isinstance(name, str | bytes) and Path(os.fsdecode(name)).is_relative_to(Path(detkd.__file__).parent)
+    if not isinstance(name, str | bytes) or error.errno is None or ours or debugging():
         raise error
     return InputError(
-        f"{os.fsdecode(error.filename)}: expected a file or folder that can be read or written, found: {error.strerror}"
+        f"{os.fsdecode(name)}: expected a file or folder that can be read or written, found: {error.strerror} "
+        "(HYDRA_FULL_ERROR=1 shows where)"
     )
 
 

@@ -13,6 +13,7 @@ from detkd.runtime.report.compared import comparison_table
 from detkd.runtime.report.lineage import Lineage, trace
 from detkd.runtime.report.read import Section, read_section
 from detkd.runtime.report.runs import NONE, Run, read_runs
+from detkd.runtime.run import debugging
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def make_report(paths: Sequence[str | Path], images: int = 24, title: str = "Rep
             _tables([run])  # alone, so that what one run holds cannot keep the report of all from being made
             trace([run], hash_file=lambda path: "")
         except Exception as error:  # a damaged run raises whatever they stumble over
+            if debugging():
+                raise
             problems.append(f"{run.name}: cannot be shown ({type(error).__name__}: {error}); the run is left out")
             continue
         sections.append(section)

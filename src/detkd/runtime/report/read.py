@@ -16,6 +16,7 @@ from detkd.runtime.report.compared import comparison
 from detkd.runtime.report.pictures import figures, set_gallery
 from detkd.runtime.report.runs import Run
 from detkd.runtime.report.tables import csv_table, log_curves, result_tables
+from detkd.runtime.run import debugging
 
 BINS = 20  # of the histogram of confidence
 PICTURES = 24  # of a run's figures that are shown
@@ -63,6 +64,8 @@ def read_section(run: Run, images: int) -> tuple[Section, list[str]]:
         except InputError as error:
             problems.append(f"{run.name}: {error}; it is left out")
         except Exception as error:  # a damaged file raises whatever its reader stumbles over
+            if debugging():
+                raise
             problems.append(f"{run.name}: a part cannot be read ({type(error).__name__}: {error}); it is left out")
     return Section(run, tuple(blocks)), problems
 
