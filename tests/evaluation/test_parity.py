@@ -117,6 +117,16 @@ def test_proposals_of_which_most_are_elsewhere() -> None:
     assert of.failures() == ["4 of 4 proposals are on one side alone"]
 
 
+@pytest.mark.parametrize(("elsewhere", "failures"), [(1, []), (2, ["4 of 40 proposals are on one side alone"])])
+def test_a_few_proposals_may_be_others(elsewhere: int, failures: list[str]) -> None:
+    of, corner = Parity(), 10 * torch.arange(20.0)[:, None]
+    expected = {"raw_proposals": torch.cat([corner, corner, corner + 8, corner + 8], dim=1)[None]}
+    found = {"raw_proposals": expected["raw_proposals"].clone()}
+    found["raw_proposals"][0, :elsewhere] += 500
+    of.add_rows(expected, found, "raw_proposals")
+    assert of.failures() == failures
+
+
 def test_nothing_to_compare_is_no_success() -> None:
     of = Parity()
     assert of.passed() is None
