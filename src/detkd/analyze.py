@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
     curves = error_curves(scene, run.classes, run.dataset.supercategories)
     found = tide(scene)
     claim(cfg, folder)
-    clear(folder, ("classes/", "supercategories/"))
+    clear(folder)
     written = write_analysis(folder, run.name, curves, found, cfg.class_figures)
     results: dict[str, object] = {"images": len(run.truths)} | written | run.hashes
     write_results(folder, results)

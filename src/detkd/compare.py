@@ -8,7 +8,7 @@ from detkd.runtime.compare import compare, markdown, summarise, write_markdown, 
 from detkd.runtime.compare_output import check_settings, write_pictures
 from detkd.runtime.compare_runs import match_runs, read_runs
 from detkd.runtime.run import claim, entry_point, output_dir, write_results
-from detkd.runtime.stale import clear
+from detkd.runtime.stale import clear, listed
 
 
 @entry_point("compare")
@@ -28,12 +28,12 @@ def main(cfg: DictConfig) -> dict[str, object]:
         score_threshold=cfg.score_threshold,
     )
     claim(cfg, folder)
-    clear(folder, ("pictures/", "sizes_", "classes_"))
+    clear(folder)
     records = matched.records
     write_tables(folder, compared, [r.image_id for r in records], [r.path.name for r in records])
     table = markdown(compared, len(records), cfg.resamples, cfg.seed, matched.notes)
     write_markdown(folder, table)
-    write_pictures(folder, compared, matched.scenes[0], records, matched.classes, cfg.pictures, cfg.score_threshold)
+    drawn = write_pictures(folder, compared, matched.scenes[0], records, matched.classes, cfg.pictures, cfg.score_threshold)
     results: dict[str, object] = {
         "images": len(records),
         "classes": matched.classes,
@@ -42,7 +42,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
         "resamples": cfg.resamples,
         "seed": cfg.seed,
         "runs": [found | run.hashes for found, run in zip(summarise(compared), runs)],
-    }
+    } | listed(folder, drawn)
     write_results(folder, results)
     print(table)
     return results

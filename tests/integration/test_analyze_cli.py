@@ -61,13 +61,13 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_pictures_and_tables(run: Path, command: Command, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "classes").mkdir(parents=True)
-    (out / "classes" / "004_gone.png").write_bytes(b"")  # of an analysis before
+    (out / "classes" / "000005.png").write_bytes(b"")  # a user's
     command("analyze", f"run={run}", "out=out", cwd=tmp_path).ok()
     files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
-    classes = {"classes/002_circle.png", "classes/003_square_b_x_b.png"}
-    assert files == classes | {
+    pictures = {"classes/002_circle.png", "classes/003_square_b_x_b.png", "supercategories/001_form_s.png"}
+    assert files == pictures | {
+        "classes/000005.png",
         "overall.png",
-        "supercategories/001_form_s.png",
         "errors.csv",
         "errors.json",
         "tide.csv",
@@ -76,6 +76,7 @@ def test_pictures_and_tables(run: Path, command: Command, tmp_path: Path) -> Non
         "config.yaml",
     }
     results = json.loads((out / "results.json").read_text())
+    assert set(results["pictures"]) == pictures
     # circles: a square found first, then one of two; squares: none
     circle = {"C75": 26, "C50": 26, "Loc": 26, "Sim": 51, "Oth": 51, "BG": 51, "FN": 101}
     circle["C75"] = circle["C50"] = circle["Loc"] = 51 / 2  # type: ignore[assignment]
@@ -90,6 +91,16 @@ def test_pictures_and_tables(run: Path, command: Command, tmp_path: Path) -> Non
     assert len(groups[2]["precision"]["all"]["C50"]) == 101
     assert groups[2]["precision"]["large"] is None
     assert [row["error"] for row in rows(out / "tide.csv")] == ["Cls", "Loc", "Both", "Dupe", "Bkg", "Miss", "FP", "FN"]
+
+
+def test_an_analysis_that_is_repeated_leaves_no_picture_of_the_one_before(run: Path, command: Command, tmp_path: Path) -> None:
+    pictures = tmp_path / "out" / "classes"
+    command("analyze", f"run={run}", "out=out", cwd=tmp_path).ok()
+    (pictures / "003_mine.png").write_bytes(b"")
+    for path in (tmp_path / "set" / "instances.json", run / "results.json"):  # the run is made again, of a class renamed
+        path.write_text(path.read_text().replace("circle", "disc"))
+    command("analyze", f"run={run}", "out=out", cwd=tmp_path).ok()
+    assert {p.name for p in pictures.iterdir()} == {"002_disc.png", "003_square_b_x_b.png", "003_mine.png"}
 
 
 def test_a_real_run_without_supercategories(detectors: Path, images: Path, command: Command, tmp_path: Path) -> None:

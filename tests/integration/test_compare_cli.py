@@ -177,8 +177,9 @@ def test_results_say_what_was_read(runs: Path, command: Command) -> None:
 
 def test_a_comparison_that_is_repeated_leaves_nothing_of_the_one_before(runs: Path, command: Command) -> None:
     arguments = ["runs=[base,better]", "out=out", "resamples=20", "pictures=2"]
+    (runs / "out" / "pictures").mkdir(parents=True)
+    (runs / "out" / "pictures" / "000005.png").write_bytes(b"")  # a user's, from before there was a run
     command("compare", *arguments, cwd=runs).ok()
-    (runs / "out" / "pictures" / "mine.png").write_bytes(b"")
     before = sorted(p.name for p in (runs / "out" / "pictures").iterdir())
     (runs / "base" / "detections.json").write_text(json.dumps([*CIRCLES, *[found(12, 1, [0, 0, 9, 9], 0.9)] * 3]))
     stopped = "import detkd.runtime.compare_output as o, os; o.curves_figure = lambda *_: os._exit(9)"
@@ -186,8 +187,8 @@ def test_a_comparison_that_is_repeated_leaves_nothing_of_the_one_before(runs: Pa
     assert not (runs / "out" / "results.json").exists()  # what is left of a run that was cut off does not look finished
     command("compare", *arguments, cwd=runs).ok()
     after = sorted(p.name for p in (runs / "out" / "pictures").iterdir())
-    assert before == ["001_a_b.png", "002_i.png", "mine.png"]
-    assert after == ["001_c.png", "002_a_b.png", "mine.png"]
+    assert before == ["000005.png", "001_a_b.png", "002_i.png"]
+    assert after == ["000005.png", "001_c.png", "002_a_b.png"]
 
 
 def test_a_file_name_that_is_not_utf_8(runs: Path, command: Command) -> None:

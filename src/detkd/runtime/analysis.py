@@ -17,6 +17,7 @@ from detkd.evaluation.tide import Tide
 from detkd.runtime.error_figures import CurvesSheet, tide_figure
 from detkd.runtime.plotting import file_name
 from detkd.runtime.run import write_text
+from detkd.runtime.stale import listed
 
 Group = tuple[str, str, Sequence[str] | None]  # overall, supercategory or class; its name; its classes, None for all
 
@@ -37,6 +38,7 @@ def write_analysis(folder: Path, name: str, curves: ErrorCurves, found: Tide, cl
     """
     rows: list[list[object]] = []
     details: list[dict[str, Any]] = []
+    numbered: list[Path] = []
     sheet = CurvesSheet(curves.sizes, bool(curves.groups))
     folders = {"overall": "", "supercategory": "supercategories", "class": "classes"}
     for number, (kind, title, classes) in enumerate(groups_of(curves)):
@@ -46,8 +48,9 @@ def write_analysis(folder: Path, name: str, curves: ErrorCurves, found: Tide, cl
             rows.append([kind, title, size, *(_text(v) for v in areas[:, a])])
         details.append({"kind": kind, "name": title, "ap": _by_size(curves, areas), "precision": _precision(curves, curve)})
         if kind != "class" or class_figures:
-            place = "overall.png" if kind == "overall" else f"{folders[kind]}/{file_name(number, title)}"
-            sheet.draw(f"{name}: {title}", curve, folder / place)
+            place = folder / ("overall.png" if kind == "overall" else f"{folders[kind]}/{file_name(number, title)}")
+            sheet.draw(f"{name}: {title}", curve, place)
+            numbered += [] if kind == "overall" else [place]
     write_csv(folder / "errors.csv", ["kind", "name", "size", *CURVES], rows)
     content = {"run": name, "supercategories": curves.groups or None, "groups": details}
     write_text(folder / "errors.json", json.dumps(content) + "\n")  # long lists: not a number a line
@@ -62,7 +65,7 @@ def write_analysis(folder: Path, name: str, curves: ErrorCurves, found: Tide, cl
         "supercategories": bool(curves.groups),
         "curves": _by_size(curves, curves.average_precision()),
         "tide": {"ap50": found.ap50, "dap": found.dap, "counts": found.counts},
-    }
+    } | listed(folder, numbered)
 
 
 def summary(results: dict[str, Any]) -> str:

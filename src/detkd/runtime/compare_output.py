@@ -34,21 +34,29 @@ def write_pictures(
     classes: Sequence[str],
     pictures: int,
     score_threshold: float,
-) -> None:
-    """Draw all figures into ``folder`` and the images that changed most into ``pictures/``, most changed first."""
+) -> list[Path]:
+    """Draw all figures into ``folder`` and the images that changed most into ``pictures/``, most changed first.
+
+    Gives the paths of those that are numbered.
+    """
+    numbered = []
     for number, other in enumerate(compared[1:], 1):
-        sizes_figure(compared[0], other, folder / f"sizes_{file_name(number, other.name)}")
-        classes_figure(other, folder / f"classes_{file_name(number, other.name)}")
+        name = file_name(number, other.name)
+        numbered += [folder / f"sizes_{name}", folder / f"classes_{name}"]
+        sizes_figure(compared[0], other, numbered[-2])
+        classes_figure(other, numbered[-1])
     curves_figure(compared, folder / "curves.png")
     confidence_figure(compared, folder / "confidence.png")
     calibration_figure(compared, score_threshold, folder / "calibration.png")
     for number, (index, change) in enumerate(changed(compared)[:pictures], 1):
         record = records[index]
+        numbered.append(folder / "pictures" / file_name(number, record.path.stem))
         side_by_side(
             read_image(record.path, record.size),
             scene.true[index],
             [(of.name, of.judged[index]) for of in compared],
             classes,
             f"{record.path.name}: right - wrong - missed changes by {change:+d}",
-            folder / "pictures" / file_name(number, record.path.stem),
+            numbered[-1],
         )
+    return numbered
