@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from detkd.boxes import area_xyxy
 from detkd.evaluation.bootstrap import SCORES, Interval, bootstrap, corrected_interval, draw_images, pivot_interval, within
 from detkd.evaluation.coco import score
-from detkd.evaluation.matching import make_scene
+from detkd.evaluation.matching import AREAS, make_scene
 
 
 def problem(seed: int, images: int = 12) -> tuple[list[Any], list[Any]]:
@@ -42,6 +43,12 @@ def test_draws_are_scores_of_the_images_drawn() -> None:
         assert draws.per_class[:, r] == pytest.approx(list(expected.per_class.values()), abs=1e-6)
     assert draws.labels == [0, 1]
     assert draws.images == [sum(bool((t["labels"] == label).any()) for t in truths) for label in (0, 1)]
+    sizes = [
+        {k for a in area_xyxy(t["boxes"]).tolist() for k, (low, high) in AREAS.items() if low <= a <= high} for t in truths
+    ]
+    every, *by_size = (sum(name in size for size in sizes) for name in AREAS)
+    assert draws.score_images == [every, every, every, *by_size]
+    assert len(set(draws.score_images)) > 2
 
 
 def test_draws_go_by_the_seed() -> None:

@@ -87,3 +87,20 @@ def test_the_table_says_what_is_sure(compared: list[Compared]) -> None:
     )
     assert few[1].per_class["cat"].ap.low is None  # of one image, all draws are alike
     assert few[1].per_class["cat"].ap.value == pytest.approx(1)
+    assert markdown(few, 1, 5, 0).splitlines()[2] == "| a | 100.0 | 100.0 | 100.0 | - | 100.0 | - |"
+
+
+@pytest.mark.parametrize("images", [4, 5])
+def test_sizes_that_few_images_have_get_no_interval(images: int) -> None:
+    large = torch.tensor([[0.0, 0, 200, 200]])
+    truths = [found(torch.cat([BOXES, large]), [0, 0, 0]) if k < images else found(BOXES, [0, 0]) for k in range(40)]
+    runs = [[found(BOXES, [0, 0])] * 40, [found(t["boxes"], t["labels"].tolist()) for t in truths]]
+    base, other = compare(
+        ["a", "b"], [make_scene(run, truths) for run in runs], ("cat",), {}, resamples=200, seed=0, score_threshold=0.3
+    )
+    assert base.scores["ap_large"].value == 0
+    assert other.differences is not None
+    assert (other.differences["ap_large"].low is None) == (base.scores["ap_large"].low is None) == (images < 5)
+    assert other.differences["ap"].low is not None  # all images have boxes
+    cells = markdown([base, other], 40, 200, 0).splitlines()[4].split(" | ")
+    assert cells[-1].removesuffix(" |") == ("+100.0" if images < 5 else "**+100.0 [+100.0, +100.0]**")

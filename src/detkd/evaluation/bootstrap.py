@@ -31,13 +31,14 @@ class Draws:
     """Scores of R draws of the images, NaN where they are not defined; the first is the images as they are.
 
     scores: (6, R) in the order of ``SCORES``. per_class: (K, R) AP of the classes that have a box, by ``labels``. images: (K,) how many
-    images have a box of the class.
+    images have a box of the class. score_images: (6,) how many have a box, of the score's range of area.
     """
 
     labels: list[int]
     scores: Floats
     per_class: Floats
     images: list[int]
+    score_images: list[int]
 
 
 def draw_images(images: int, resamples: int, seed: int) -> Floats:
@@ -63,9 +64,11 @@ def bootstrap(scene: Scene, weights: Floats) -> Draws:
     known = np.zeros_like(total)
     per_class = np.full((len(labels), len(weights)), np.nan)
     images: list[int] = []
+    boxes = np.zeros((len(areas), len(scene.true)), np.int64)
     for k, label in enumerate(labels):
         matches = match_class(scene, label, IOU_THRESHOLDS, areas)
         images.append(int((matches.positives[0] > 0).sum()))
+        boxes += matches.positives
         found = drawn_precision(matches, weights).swapaxes(0, 1)  # (A, T, R)
         total += np.nan_to_num(found)
         known += ~np.isnan(found)
@@ -73,7 +76,8 @@ def bootstrap(scene: Scene, weights: Floats) -> Draws:
     mean = np.where(known > 0, total / np.maximum(known, 1), np.nan)  # (A, T, R)
     every = mean.mean(1)  # (A, R)
     scores = np.stack([every[0], mean[0, 0], mean[0, IOU_THRESHOLDS.index(0.75)], *every[1:]])
-    return Draws(labels, scores, per_class, images)
+    every_area, *by_area = (int(count) for count in (boxes > 0).sum(1))
+    return Draws(labels, scores, per_class, images, [every_area] * 3 + by_area)
 
 
 def pivot_interval(draws: Floats, level: float = LEVEL) -> Interval:

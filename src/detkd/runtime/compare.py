@@ -27,9 +27,7 @@ from detkd.runtime.analysis import write_csv
 from detkd.runtime.run import write_text
 
 AT = (CURVES.index("C50"), CURVES.index("C75"))
-
-
-FEW = 5  # images with a class, below which draws of them say nothing: of one image all are alike
+FEW = 5  # images with a box of a class or a size, below which draws of them say nothing: of one image all are alike
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,8 @@ def compare(
         result.append(
             Compared(
                 name,
-                {score: within(of, 0.0, 1.0) for score, of in _named(draws.scores).items()},
-                None if base is None else _named(draws.scores - base.scores),
+                {score: within(of, 0.0, 1.0) for score, of in _named(draws.scores, draws.score_images).items()},
+                None if base is None else _named(draws.scores - base.scores, draws.score_images),
                 {
                     classes[label]: ClassScore(
                         _sure(corrected_interval(row), count),
@@ -113,7 +111,9 @@ def markdown(compared: Sequence[Compared], images: int, resamples: int, seed: in
             lines.append(_line(["difference", *(_bracket(of.differences[s], "+") for s in SCORES)]))
     note = (
         f"Points of AP on {images} images. In brackets the 95 % interval: basic bootstrap, {resamples} draws of the images with replacement "
-        f"(seed {seed}). Differences are to {_cell(compared[0].name)}, on the same draws; one whose interval is without 0 is in bold."
+        f"(seed {seed}). Differences are to {_cell(compared[0].name)}, on the same draws; one whose interval is without 0 is in bold. "
+        "A number without brackets has no interval, as where fewer than "
+        f"{FEW} images have a box of the size."
     )
     return "\n".join([*lines, "", note, *(line for said in notes for line in ("", _text_line(said)))]) + "\n"
 
@@ -192,17 +192,19 @@ def summarise(compared: Sequence[Compared]) -> list[dict[str, Any]]:
 
 
 def _sure(of: Interval, images: int) -> Interval:
-    """The value alone where too few images have the class."""
+    """The value alone where too few images have such a box."""
     return of if images >= FEW else Interval(of.value, None, None)
 
 
-def _named(draws: Floats) -> dict[str, Interval]:
-    return {name: pivot_interval(row) for name, row in zip(SCORES, draws)}
+def _named(draws: Floats, images: Sequence[int]) -> dict[str, Interval]:
+    return {name: _sure(pivot_interval(row), count) for name, row, count in zip(SCORES, draws, images)}
 
 
 def _bracket(of: Interval, sign: str) -> str:
-    if of.value is None or of.low is None or of.high is None:
+    if of.value is None:
         return "-"
+    if of.low is None or of.high is None:
+        return f"{100 * of.value:{sign}.1f}"
     text = f"{100 * of.value:{sign}.1f} [{100 * of.low:{sign}.1f}, {100 * of.high:{sign}.1f}]"
     return f"**{text}**" if sign and of.low * of.high > 0 else text
 
