@@ -9,8 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from detkd.data.coco import CocoDataset
 from detkd.errors import InputError
 from detkd.runtime.compare_runs import Matched, match_runs, read_runs
+from detkd.runtime.scored_run import data_facts
 
 NAMES = ("circle", "square", "cross")
 BOXES = [(10, 1, [2, 2, 20, 20]), (10, 2, [30, 5, 20, 30]), (11, 1, [0, 0, 40, 40])]  # image, category, xywh
@@ -103,11 +105,17 @@ def test_other_sets_are_refused(root: Path, tmp_path: Path, other: Any, message:
         matched(write_run(tmp_path / "a", root), write_run(tmp_path / "b", tmp_path / "other", found=[]))
 
 
+def facts(root: Path) -> dict[str, str]:
+    return data_facts(CocoDataset(root, classes=NAMES, image_size=(32, 32), resize="stretch"), NAMES)
+
+
 def test_other_pixels_are_refused_and_unknown_ones_noted(root: Path, tmp_path: Path) -> None:
     write_set(tmp_path / "copy")
-    a = write_run(tmp_path / "a", root, images_sha256="1" * 64)
-    b = write_run(tmp_path / "b", tmp_path / "copy", images_sha256="2" * 64)
-    same = write_run(tmp_path / "same", tmp_path / "copy", images_sha256="1" * 64)
+    write_set(tmp_path / "grey")
+    Image.new("L", (64, 48), "grey").save(tmp_path / "grey" / "12.png")
+    a = write_run(tmp_path / "a", root, **facts(root))
+    b = write_run(tmp_path / "b", tmp_path / "grey", **facts(tmp_path / "grey"))
+    same = write_run(tmp_path / "same", tmp_path / "copy", **facts(tmp_path / "copy"))
     unknown = write_run(tmp_path / "unknown", tmp_path / "copy")
     beside = write_run(tmp_path / "beside", root)
     with pytest.raises(InputError, match=r"found a \(.*: the images have other names or sizes of files"):
@@ -116,3 +124,16 @@ def test_other_pixels_are_refused_and_unknown_ones_noted(root: Path, tmp_path: P
     assert matched(a, beside).notes == ()  # one folder
     (note,) = matched(a, unknown).notes
     assert note == "Folders differ, and unknown did not record images_sha256: whether all saw the same pixels is not known."
+
+
+def test_messages_name_the_folder_that_was_opened(root: Path, tmp_path: Path) -> None:
+    a, b = write_run(tmp_path / "a", root), write_run(tmp_path / "b", root, images=2)
+    OmegaConf.save({"data": {"root": str(root), "format": "folder", "length": 2}}, tmp_path / "b" / "config.yaml")
+    root.rename(tmp_path / "moved")
+    (tmp_path / "here").symlink_to(tmp_path / "moved")
+    root.mkdir()  # another set in its place
+    runs = read_runs(OmegaConf.create([a, b]), str(tmp_path / "here"))
+    assert [run.root for run in runs] == [root, root]
+    where = tmp_path / "moved"
+    with pytest.raises(InputError, match=rf"found a \({where}\) and b \({where}\): 3 and 2 images, 2 of them in both"):
+        match_runs(runs)

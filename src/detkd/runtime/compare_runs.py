@@ -153,7 +153,9 @@ def _pixels(runs: Sequence[ScoredRun]) -> list[str]:
 
 
 def _where(first: ScoredRun, run: ScoredRun) -> str:
-    return f"runs: expected runs on one data set, found {first.name} ({first.root}) and {run.name} ({run.root})"
+    """The beginning of a message, with the folders that were opened."""
+    one, other = (f"{of.name} ({of.dataset.root.resolve()})" for of in (first, run))
+    return f"runs: expected runs on one data set, found {one} and {other}"
 
 
 def _some(names: Sequence[str]) -> str:
