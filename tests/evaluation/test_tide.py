@@ -62,6 +62,15 @@ def test_only_misses() -> None:
     assert result.ap50 == pytest.approx((51 / 101 + 1) / 2)
     assert kinds(result) == pytest.approx({"Miss": 1 - result.ap50, "FN": 1 - result.ap50})
     assert tide(scene(PERFECT[:2])).dap["Miss"] == pytest.approx(0.5)  # a class of which nothing is left to find, nor said
+    # two classes at .5, behind a false alarm each, and one that is missed; tidecv 1.0.1 says the same
+    three = [(200 * k, 0, 200 * k + 100, 100, k) for k in range(3)]
+    alarms = [(800, 800, 900, 900, 0, 0.9), (700, 800, 750, 900, 1, 0.9)]
+    missed = tide(scene([(*three[0], 0.5), (*three[1], 0.5), *alarms], three))
+    assert missed.ap50 == pytest.approx(1 / 3)
+    assert kinds(missed) == pytest.approx({"Bkg": 1 / 3, "Miss": 1 / 6, "FP": 1 / 3, "FN": 1 / 6})
+    # one of the class that is missed is said elsewhere: mending the miss leaves a false alarm and nothing to find
+    said = tide(scene([(*three[0], 0.5), (*three[1], 0.5), *alarms, (700, 800, 750, 900, 2, 0.9)], three))
+    assert kinds(said) == pytest.approx({"Bkg": 1 / 3, "FP": 1 / 3})
 
 
 @pytest.mark.parametrize(
@@ -169,6 +178,20 @@ def test_which_kind_goes_first() -> None:
     result = tide(scene([(0, 0, 100, 100, 0, 0.9), (0, 0, 99, 100, 0, 0.8)], crossed))
     assert result.counts["Cls"] == 1
     assert result.counts["Dupe"] == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "kind", "missed"),
+    [
+        ([(0, 0, 100, 100, 0, 0.9), (0, 0, 50, 100, 0, 0.8)], "Loc", 1),  # a second one on a box, at .5
+        ([(0, 0, 10, 100, 0, 0.8)], "Loc", 1),  # on a box of its class, at .1
+        ([(400, 0, 410, 100, 0, 0.8)], "Bkg", 2),  # on a box of the other class, at .1
+    ],
+)
+def test_kinds_at_the_thresholds_themselves(found: list[tuple[float, ...]], kind: str, missed: int) -> None:
+    # as in tidecv 1.0.1
+    counts = tide(scene(found, [TRUTH[0], TRUTH[2]])).counts
+    assert counts == {**dict.fromkeys(ERRORS, 0), kind: 1, "Miss": missed}
 
 
 def test_crowds_and_classes_without_a_box_are_no_errors() -> None:

@@ -50,8 +50,8 @@ def tide(scene: Scene, t_f: float = 0.5, t_b: float = 0.1) -> Tide:
     """Sort errors into kinds, and mend one kind after the other, each by itself.
 
     A detection that found no box of its class at IoU ``t_f`` is, with the highest IoU over the boxes of its own class and of other classes,
-    Loc: own in [t_b, t_f). Else Cls: others in [t_f, 1]. Else Dupe: own in [t_f, 1], and the box is taken. Else Bkg: both below t_b. Else
-    Both: others in [t_b, t_f). Miss: a box that nothing found and that no Cls or Loc detection overlaps most.
+    Loc: own in [t_b, t_f]. Else Cls: others in [t_f, 1]. Else Dupe: own in (t_f, 1], and the box is taken. Else Bkg: both in [0, t_b]. Else
+    Both: others in (t_b, t_f). Miss: a box that nothing found and that no Cls or Loc detection overlaps most.
 
     Mending: of the Cls and Loc detections that overlap one box most, which nothing found, the best score finds it when its kind is mended; all
     others of the kind are suppressed. Both, Dupe and Bkg are suppressed. Miss: there are fewer boxes to find. FP: all false alarms are
@@ -64,7 +64,9 @@ def tide(scene: Scene, t_f: float = 0.5, t_b: float = 0.1) -> Tide:
     Source: Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors, ECCV 2020, sections 2.2 and 2.3. Where the paper leaves
     a choice, this gives the numbers of its authors' toolbox (tidecv 1.0.1), from which published tables are: the order of the kinds, crowds,
     and that a detection which found its box keeps it, where the paper lets the best score have it. A class in which mending leaves no box to
-    find scores 1 without a false alarm and 0 with one; the paper does not name the case. Raises InputError without any box.
+    find is left out of the mean without a false alarm and scores 0 with one; the paper does not name the case. Where no class remains
+    AP50 is 1, where the toolbox fails. The toolbox cuts negative costs off at 0; here mending never lowers AP50, so there are none. Raises
+    InputError without any box.
     """
     if not 0 < t_b < t_f <= 1:
         raise ValueError(f"expected 0 < t_b < t_f <= 1, got t_b={t_b} and t_f={t_f}")
@@ -116,14 +118,14 @@ def _sort_image(number: int, found: Boxes, true: Boxes, t_f: float, t_b: float) 
         box: int | None = None
         if taken[d] >= 0 and not void:
             kind, box = "hit", int(taken[d])
-        elif t_b <= best < t_f:
+        elif t_b <= best <= t_f:
             kind, box = "Loc", int(mine[d].argmax())
         elif other >= t_f:
             kind, box = "Cls", int(others[d].argmax())
         elif best >= t_f:
             kind = "Dupe"
         else:
-            kind = "Bkg" if max(best, other) < t_b else "Both"
+            kind = "Bkg" if max(best, other) <= t_b else "Both"
         if box is not None or not void:
             sorted_.append(_Found(score, label, kind, None if box is None else (number, box), void))
     return sorted_
@@ -146,13 +148,14 @@ def _mend(found: Sequence[_Found], kind: str, label_of: dict[Box, int]) -> list[
 
 
 def _mean(found: Sequence[_Found], total: dict[int, int]) -> float:
-    """AP50 over the classes of ``total``, of detections best score first."""
+    """AP50 over the classes of ``total`` with a box or a false alarm, of detections best score first; 1 without any."""
     hits: dict[int, list[bool]] = defaultdict(list)
     for f in found:
         if not f.void:
             hits[f.label].append(f.kind == "hit")
     values = [
-        average_precision(np.asarray(hits[label], bool), count) if count else float(not hits[label])
+        average_precision(np.asarray(hits[label], bool), count) if count else 0.0
         for label, count in total.items()
+        if count or hits[label]
     ]
-    return float(np.mean(values))
+    return float(np.mean(values)) if values else 1.0
