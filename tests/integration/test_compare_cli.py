@@ -13,6 +13,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from detkd.data.coco import CocoDataset
+from detkd.runtime.scored_run import data_facts
+
 Command = Callable[..., Any]
 NAMES = ["circle", "square <b>$x$</b>", "cross"]
 FILES = ["a b.png", "\N{LATIN SMALL LETTER U WITH DIAERESIS}'\"<i>.png", "c&.png"]
@@ -164,7 +167,9 @@ def test_a_detector_of_fewer_classes_is_compared_on_those_that_both_know(runs: P
 
 
 def test_results_say_what_was_read(runs: Path, command: Command) -> None:
-    hashes: dict[str, Any] = {"detector_sha256": "1" * 64, "scored_sha256": "2" * 64, "images_sha256": "3" * 64}
+    dataset = CocoDataset(runs / "set", classes=tuple(NAMES), image_size=(32, 32), resize="stretch")
+    facts = data_facts(dataset, NAMES)
+    hashes: dict[str, Any] = {"detector_sha256": "1" * 64} | {key: facts[key] for key in ("scored_sha256", "images_sha256")}
     write_run(runs / "known", runs / "set", CIRCLES, **hashes)
     command("compare", "runs=[base,known]", "out=out", "resamples=20", "pictures=0", cwd=runs).ok()
     base, known = json.loads((runs / "out" / "results.json").read_text())["runs"]

@@ -33,8 +33,8 @@ class ScoredRun:
     """What a run found and what there was to find.
 
     classes: of the detector; all labels are its. dataset: the images, by index. detections, truths: one an image, xyxy in original pixels.
-    results: its results.json. hashes: by the names of ``HASHES``, None where it is not known; that of the detections is of the file. root:
-    where it found the images.
+    results: its results.json. hashes: by the names of ``HASHES``, as the run recorded them and as they are of what was read; None where it
+    did not, but that of the detections is always of the file. root: where it found the images, which may not be where they were read.
     """
 
     name: str
@@ -79,7 +79,8 @@ def read_scored_run(folder: str | Path, name: str | None = None, root: str | Non
             folder of results.json's ``data_root``, else in that of its config.
 
     Nothing in the config is instantiated: it says where the data is. Raises InputError naming file and entry for a folder of another
-    command, one without labels, damaged files, or detections of images or categories that the data set does not have.
+    command, one without labels, damaged files, detections of images or categories that the data set does not have, and for detections, boxes
+    or images that are not those that the run recorded.
     """
     folder = Path(folder)
     node = _data_node(folder)
@@ -110,10 +111,27 @@ def read_scored_run(folder: str | Path, name: str | None = None, root: str | Non
     detections = _detections(folder / DETECTIONS_FILE, ids, dataset.category_ids)
     truths = [dataset.ground_truth(i) for i in range(len(dataset))]
     hashes = {key: value if isinstance(value := results.get(key), str) else None for key in HASHES}
+    _check_hashes(folder, dataset, classes, hashes)
     hashes["detections_sha256"] = sha256_of(folder / DETECTIONS_FILE)
     return ScoredRun(
         name or folder.resolve().name, folder, classes, dataset, detections, truths, results, hashes, found.resolve()
     )
+
+
+def _check_hashes(folder: Path, dataset: DetectionDataset, classes: Sequence[str], recorded: dict[str, str | None]) -> None:
+    """Raise InputError where what was read is not what results.json tells of."""
+    there = data_facts(dataset, classes) | {"detections_sha256": sha256_of(folder / DETECTIONS_FILE)}
+    root = dataset.root.resolve()
+    for key, place, what in (
+        ("detections_sha256", folder / DETECTIONS_FILE, "the detections that the run wrote"),
+        ("images_sha256", root, "the images that the run was made on, by names and sizes of files"),
+        ("scored_sha256", root, "the boxes that the run was scored against"),
+    ):
+        if recorded[key] is not None and recorded[key] != there[key]:
+            raise InputError(
+                f"{place}: expected {what}, found others ({key} is not that of {folder / RESULTS_FILE}); "
+                "run `python -m detkd.evaluate` again, or say where the run's data is by data.root=DIR"
+            )
 
 
 def _found_root(node: DictConfig, results: dict[str, Any]) -> Path:
