@@ -87,6 +87,20 @@ def test_a_finished_folder_takes_more_corruptions_and_can_be_analysed(
     assert {key: errors[key] for key in same[3:]} == {key: results[key] for key in same[3:]}
 
 
+def test_a_finished_folder_takes_no_fewer_corruptions(
+    arguments: list[str], command: Command, files_of: Callable[[Path], dict[str, bytes]], tmp_path: Path
+) -> None:
+    command("evaluate", *arguments, cwd=tmp_path).ok()
+    before = files_of(tmp_path / "run")
+    message = command("evaluate", *arguments, "corruptions.names=[fog]", cwd=tmp_path).error()
+    assert "found less: corruptions.names lacks contrast; choose another out=DIR" in message
+    message = command(
+        "evaluate", *arguments, "corruptions.names=[fog,snow]", "corruptions.severities=[5]", cwd=tmp_path
+    ).error()
+    assert "corruptions.names lacks contrast; corruptions.severities lacks 1; choose" in message
+    assert files_of(tmp_path / "run") == before
+
+
 def test_the_folder_of_a_plain_evaluation(arguments: list[str], command: Command, tmp_path: Path) -> None:
     command("evaluate", *arguments[1:4], "out=run", cwd=tmp_path).ok()
     assert "keys that differ: ['corruptions'" in command("evaluate", *arguments, cwd=tmp_path).error()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from detkd.data.coco import CocoDataset
 from detkd.errors import InputError
 from detkd.evaluation.coco import Scores
 from detkd.evaluation.corruptions import CORRUPTIONS
-from detkd.runtime.robustness import Benchmark, benchmark_of, read_runs, run_key, write_run
+from detkd.evaluation.robustness import Robustness
+from detkd.runtime.robustness import Benchmark, benchmark_of, check_extent, read_runs, run_key, write_run
 from detkd.runtime.scored_run import data_facts
 
 SCORES = Scores(0.25, 0.5, 0.0, None, 0.1, 1.0, 3, {"square": 0.25})
@@ -50,6 +52,35 @@ def test_the_benchmark_is_that_of_the_paper_unless_told_otherwise() -> None:
 def test_mistakes_are_named(node: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         benchmark_of(OmegaConf.create({"corruptions": node}).corruptions)
+
+
+@pytest.mark.parametrize(
+    ("names", "severities", "message"),
+    [
+        (["contrast", "fog"], [5, 1], None),
+        (["fog", "contrast", "snow"], [1, 2, 5], None),
+        (["fog"], [1, 5], "run: expected all .* found less: corruptions.names lacks contrast; choose another out=DIR"),
+        (["fog", "contrast"], [1, 2], "found less: corruptions.severities lacks 5; choose"),
+        (["snow"], [2], "names lacks fog, contrast; corruptions.severities lacks 1, 5; choose"),
+    ],
+)
+def test_results_are_replaced_by_those_of_no_fewer_runs(
+    tmp_path: Path, names: list[str], severities: list[int], message: str | None
+) -> None:
+    folder, asked = tmp_path / "run", Benchmark(tuple(names), tuple(severities))
+    folder.mkdir()
+    check_extent(folder, asked)  # without results any will do
+    done = Robustness(SCORES, {name: dict.fromkeys((1, 5), SCORES) for name in ("fog", "contrast")})
+    (folder / "results.json").write_text(json.dumps(done.to_dict()))
+    with nullcontext() if message is None else pytest.raises(InputError, match=message):
+        check_extent(folder, asked)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"corruptions": {"fog": 1}}', '{"corruptions": null}'])
+def test_results_without_corruptions(tmp_path: Path, content: str) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(InputError, match=r"results\.json: expected"):
+        check_extent(tmp_path, Benchmark())
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from detkd.evaluation.coco import Samples, Scores, detect, score
 from detkd.evaluation.corruptions import CORRUPTIONS, SEVERITIES, check
 from detkd.evaluation.robustness import COLUMNS, CorruptedDataset, Robustness
 from detkd.runtime.robustness_figure import robustness_figure
-from detkd.runtime.run import claim, device_of, output_dir, write_results, write_text
+from detkd.runtime.run import RESULTS_FILE, check_claim, claim, device_of, output_dir, write_results, write_text
 from detkd.runtime.scored_run import DETECTIONS_FILE, data_facts, write_detections
 from detkd.runtime.stale import clear
 
@@ -82,9 +82,12 @@ def run_benchmark(cfg: DictConfig, detector: Detector, dataset: DetectionDataset
     Runs whose file is there already are not made again, so the same command goes on where it was cut off. Of the clean images the folder has
     all that a plain evaluation leaves, detections.json too.
 
-    Raises InputError for images without boxes, and for a folder with runs of another detector, data, seed or version of numpy.
+    Raises InputError for images without boxes, for a folder with runs of another detector, data, seed or version of numpy, and for one that is
+    finished with corruptions or severities that are not asked for.
     """
     folder, asked = output_dir(), benchmark_of(cfg.corruptions)
+    check_claim(cfg, folder)
+    check_extent(folder, asked)
     if not dataset.labelled:
         raise InputError(f"{cfg.data.root}: expected images with boxes to score corruptions on, found images alone")
     truths = [dataset.ground_truth(i) for i in range(len(dataset))]
@@ -129,6 +132,28 @@ def run_benchmark(cfg: DictConfig, detector: Detector, dataset: DetectionDataset
     write_results(folder, results)
     print(result.markdown())
     return results
+
+
+def check_extent(folder: Path, asked: Benchmark) -> None:
+    """Raise InputError where results.json is of a corruption or severity that is not asked for: its means would become those of fewer."""
+    path = folder / RESULTS_FILE
+    if not path.is_file():
+        return
+    there = parse_json(path.read_bytes(), path).get("corruptions")
+    if not isinstance(there, dict) or not all(
+        isinstance(of, dict) and isinstance(of.get("severities"), dict) for of in there.values()
+    ):
+        raise InputError(f"{path}: expected the results of corruptions, found others; choose another out=DIR")
+    missing = {
+        "names": [name for name in there if name not in asked.names],
+        "severities": list(
+            dict.fromkeys(s for of in there.values() for s in of["severities"] if s not in map(str, asked.severities))
+        ),
+    }
+    if said := "; ".join(f"corruptions.{key} lacks {', '.join(values)}" for key, values in missing.items() if values):
+        raise InputError(
+            f"{folder}: expected all that its results have, and more if you like, found less: {said}; choose another out=DIR"
+        )
 
 
 def run_key(detector: Detector, images: int, facts: Mapping[str, str], seed: int) -> dict[str, Any]:
