@@ -109,9 +109,9 @@ def test_other_exported_programs_open_to_the_same(name: str, nms: bool, tmp_path
 def nothing_found(name: str, folder: Path) -> None:
     """An ExportedProgram, opened again, on images without a detection (and, of two-stage detectors, without a proposal)."""
     detector = built(name)
-    if name in catalogue.TWO_STAGE:
-        detector.last_head.score_thresh = detector.model.rpn.score_thresh = 1.0
-    else:
+    for module in (of for of in detector.modules() if hasattr(of, "score_thresh")):  # torchvision's name
+        module.score_thresh = 1.0
+    if hasattr(detector, "score_threshold"):
         detector.score_threshold = 1.0
     graph = make_graph(detector, nms=True)
     torch.export.save(portable(export_graph(graph)), folder / "model.pt2")
