@@ -21,7 +21,7 @@ from detkd.runtime.run import debugging
 BINS = 20  # of the histogram of confidence
 PICTURES = 24  # of a run's figures that are shown
 # Of results.json, what a report shows elsewhere: hashes in the lineage, the rest at the head of a run.
-_HEAD = ("command", "versions")
+_HEAD = ("command", "versions", "pictures")  # not a result
 _READ = {"compare": ("runs",)}  # by a reader of their own
 # Where runs leave pictures beside those in their folder itself. What else an inversion has there are its images in work.
 _PICTURES = {"compare": ("pictures/*.png",), "invert": ("pictures/objects.png",)}
