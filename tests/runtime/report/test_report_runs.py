@@ -29,6 +29,16 @@ def test_runs_are_found_below_a_folder_and_nothing_inside_of_a_run(tmp_path: Pat
     assert find_runs(tmp_path / "b") == ([tmp_path / "b"], [])
 
 
+def test_results_above_runs_sum_them_up_and_others_without_a_config_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "demo" / "student", {"seed": 0}, {"ap": 0.5})
+    for name in ("demo", "lost"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "results.json").write_text("{}")
+    found, problems = find_runs(tmp_path)
+    assert found == [tmp_path / "demo" / "student"]
+    assert problems == [f"{tmp_path / 'lost'}: expected a run, found results.json without config.yaml; it is left out"]
+
+
 def test_the_kind_is_the_recorded_command_else_what_the_files_hold() -> None:
     assert kind_of({"student": {}}, {"command": "python -m detkd.compare out=x"}, None) == "compare"
     assert kind_of({"stages": []}, {}, {"recipe": {}}) == "invert"

@@ -81,9 +81,11 @@ def read_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
 def find_runs(path: Path) -> tuple[list[Path], list[str]]:
     """The folder itself where it is a run, else all runs below it, by path; nothing is looked for inside of a run.
 
-    Returns the runs, and what must have been one or could not be looked into.
+    Returns the runs, and what must have been one or could not be looked into. A results.json above other runs sums them up, as the demo's.
     """
-    found, problems = [], []
+    found: list[Path] = []
+    problems: list[str] = []
+    lost: list[Path] = []  # results without a config
 
     def unreadable(error: OSError) -> None:
         problems.append(
@@ -95,8 +97,13 @@ def find_runs(path: Path) -> tuple[list[Path], list[str]]:
             found.append(Path(folder))
             names.clear()
         elif RESULTS_FILE in files:
-            problems.append(f"{folder}: expected a run, found {RESULTS_FILE} without {CONFIG_FILE}; it is left out")
+            lost.append(Path(folder))
         names[:] = sorted(name for name in names if name not in _INSIDE and not name.startswith("."))
+    problems += [
+        f"{folder}: expected a run, found {RESULTS_FILE} without {CONFIG_FILE}; it is left out"
+        for folder in lost
+        if not any(run.is_relative_to(folder) for run in found)
+    ]
     return found, problems
 
 
