@@ -139,13 +139,13 @@ def test_provenance_of_a_run(tmp_path: Path) -> None:
 
 
 def test_no_folder_of_the_machine_is_in_the_card(tmp_path: Path) -> None:
-    scores = {"ap": 0.25, "scored_on": "/home/alice/secret/val"}
+    scores = {"ap": 0.25, "scored_on": str(tmp_path / "alice" / "secret" / "val")}
     path = run_folder(tmp_path, {"data_sha256": "d" * 64, "scores": scores})
     node = OmegaConf.create({"path": str(path)})
     alone = card(student(), read_provenance(node))
     (tmp_path / "results.json").write_text(json.dumps({"student": "student.safetensors", **scores}))
     config = {
-        "data": {"root": "/home/alice/secret/set/"},
+        "data": {"root": f"{tmp_path}/alice/secret/set/"},
         "teacher": {"path": "C:\\Users\\alice\\secret\\teacher.safetensors"},
         "val": {"root": "../secret/val"},
     }

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from detkd.disk import replacing
 from detkd.errors import InputError
+from detkd.runtime.plotting import save
 
 Trace = Mapping[str, Sequence[float]]
 
@@ -48,8 +48,7 @@ def objects_figure(traces: Sequence[Trace], path: Path) -> None:
     axes.set_ylim(0, 1.15 * max(float(y.max()) for _, y in lines) or 1)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=12)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    save(figure, path)
 
 
 def _line(trace: Trace, number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 from matplotlib.figure import Figure
 
-from detkd.disk import replacing
 from detkd.evaluation.corruptions import GROUPS
 from detkd.evaluation.robustness import Robustness
+from detkd.runtime.plotting import colour, save
 
 MARKERS = "osD^"
 
@@ -28,8 +27,9 @@ def robustness_figure(result: Robustness, path: Path) -> None:
         for number, name in enumerate(names):
             points = sorted((severity, scores.ap or 0.0) for severity, scores in result.corrupted[name].items())
             x, y = zip((0, clean), *points)
-            colour = matplotlib.colormaps["tab10"](number)
-            axes.plot(x, y, color=colour, marker=MARKERS[number], markersize=5, linewidth=2, label=name.replace("_", " "))
+            axes.plot(
+                x, y, color=colour(number), marker=MARKERS[number], markersize=5, linewidth=2, label=name.replace("_", " ")
+            )
         axes.axhline(result.mpc(), color="0.35", linestyle=":", linewidth=1.5)
         axes.set_title(group, fontsize=13)
         axes.set_xlabel("severity", fontsize=12)
@@ -43,5 +43,4 @@ def robustness_figure(result: Robustness, path: Path) -> None:
     rpc = result.rpc()
     relative = "" if rpc is None else f", rPC {100 * rpc:.1f} %"
     figure.suptitle(f"AP {clean:.3f} clean, mPC {result.mpc():.3f} (dotted){relative}", fontsize=14)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    save(figure, path)
