@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -111,17 +111,16 @@ def read_scored_run(folder: str | Path, name: str | None = None, root: str | Non
     detections = _detections(folder / DETECTIONS_FILE, ids, dataset.category_ids)
     truths = [dataset.ground_truth(i) for i in range(len(dataset))]
     hashes = {key: value if isinstance(value := results.get(key), str) else None for key in HASHES}
-    _check_hashes(folder, dataset, classes, hashes)
-    hashes["detections_sha256"] = sha256_of(folder / DETECTIONS_FILE)
+    there = data_facts(dataset, classes) | {"detections_sha256": sha256_of(folder / DETECTIONS_FILE)}
+    _check_hashes(folder, dataset.root.resolve(), hashes, there)
+    hashes["detections_sha256"] = there["detections_sha256"]
     return ScoredRun(
         name or folder.resolve().name, folder, classes, dataset, detections, truths, results, hashes, found.resolve()
     )
 
 
-def _check_hashes(folder: Path, dataset: DetectionDataset, classes: Sequence[str], recorded: dict[str, str | None]) -> None:
-    """Raise InputError where what was read is not what results.json tells of."""
-    there = data_facts(dataset, classes) | {"detections_sha256": sha256_of(folder / DETECTIONS_FILE)}
-    root = dataset.root.resolve()
+def _check_hashes(folder: Path, root: Path, recorded: Mapping[str, str | None], there: Mapping[str, str]) -> None:
+    """Raise InputError where what was read, from ``folder`` and the data set's ``root``, is not what results.json tells of."""
     for key, place, what in (
         ("detections_sha256", folder / DETECTIONS_FILE, "the detections that the run wrote"),
         ("images_sha256", root, "the images that the run was made on, by names and sizes of files"),
