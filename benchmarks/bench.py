@@ -5,6 +5,8 @@ the pixels of the same frozen teacher (unfolded, eager, same dtype, plain memory
 distillation step (augmentation, both forwards, loss, backward, optimiser, average) over teacher forward, student forward and
 backward, optimiser. After each step of the trainer the bare one is timed, so that both see the same machine.
 
+Inversion is measured as it is and with compile=true; the seconds that compilation takes are reported apart.
+
     python benchmarks/bench.py [--pairs 15] [--threads N] [--device cpu|cuda] [--precision 32-true|bf16-mixed]
 """
 
@@ -117,7 +119,7 @@ def trainer_for(steps: int, args: argparse.Namespace, callbacks: list[lightning.
     )
 
 
-def inversion_module(detector: Detector, batch: int, steps: int) -> InversionModule:
+def inversion_module(detector: Detector, batch: int, steps: int, compile: bool = False) -> InversionModule:
     loss = Composite(
         {
             "detection": DetectionLoss(),
@@ -129,9 +131,8 @@ def inversion_module(detector: Detector, batch: int, steps: int) -> InversionMod
     )
     stage = Stage((160, 160), steps, partial(torch.optim.Adam, lr=0.03, betas=(0.9, 0.99)))
     augmentation = Compose([Jitter(), Flip(), Brightness(), Contrast(), Cutout()])
-    return InversionModule(
-        detector, PyramidFactory(), loss, UniformBoxes(), augmentation, [stage], batch, batch, look_every=10**6
-    )
+    settings: dict[str, Any] = {"n_images": batch, "batch_size": batch, "look_every": 10**6, "compile": compile}
+    return InversionModule(detector, PyramidFactory(), loss, UniformBoxes(), augmentation, [stage], **settings)
 
 
 def bare_inversion(detector: Detector, batch: int, args: argparse.Namespace) -> Callable[[], None]:
@@ -147,17 +148,18 @@ def bare_inversion(detector: Detector, batch: int, args: argparse.Namespace) -> 
     return step
 
 
-def measure_inversion(name: str, args: argparse.Namespace) -> dict[str, Any]:
+def measure_inversion(name: str, args: argparse.Namespace, compile: bool = False) -> dict[str, Any]:
     build, batch = teachers()[name]
     detector = build()
     detector.eval().requires_grad_(False)
     detector.to(args.device)
     # The last step also finishes the batch (a look at every image), which is no step: it is timed, and left out.
     pairs = Pairs(bare_inversion(detector, batch, args), torch.device(args.device))
-    trainer_for(0, args, [pairs]).fit(inversion_module(detector, batch, WARM_UP + args.pairs + 1))
+    module = inversion_module(detector, batch, WARM_UP + args.pairs + 1, compile)
+    trainer_for(0, args, [pairs]).fit(module)
     pairs.full_seconds.pop()
     pairs.bare_seconds.pop()
-    return pairs.report() | {"batch": batch, "resolution": 160}
+    return pairs.report() | {"batch": batch, "resolution": 160, "compile_seconds": round(module.compile_seconds, 1)}
 
 
 def mimic_parts(args: argparse.Namespace, size: int = 320, batch: int = 8) -> tuple[DistillationModule, DetectionDataModule]:
@@ -263,11 +265,15 @@ def main() -> None:
     for name in teachers():
         details[name] = measure_inversion(name, args) | memory(name, args)
         print(f"inversion {name}: {details[name]['ratio']:.3f} of the bare step", flush=True)
+        compiled = details[f"{name}, compiled"] = measure_inversion(name, args, compile=True)
+        seconds = compiled["compile_seconds"]
+        print(f"inversion {name}, compiled in {seconds:.0f} s: {compiled['ratio']:.3f} of the bare step", flush=True)
     details["mimic"] = measure_mimic(args) | memory("mimic", args)
     print(f"mimic: {details['mimic']['ratio']:.3f} of the bare step", flush=True)
     device = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()}, {args.threads} threads"
     result = {
         "inversion_step_ratio": {name: details[name]["ratio"] for name in teachers()},
+        "compiled_inversion_step_ratio": {name: details[f"{name}, compiled"]["ratio"] for name in teachers()},
         "mimic_step_ratio": details["mimic"]["ratio"],
         "details": details,
         "torch": torch.__version__,

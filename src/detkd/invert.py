@@ -45,6 +45,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
         check_every=cfg.log_every,
         fold=cfg.fold,
         channels_last=cfg.channels_last,
+        compile=cfg.compile,
     )
     watchers = [VerifierCallback(verifier, cfg.verify_every)] if verifier is not None and cfg.verify_every else []
     trainer = build.build_trainer(cfg, watchers, folder, independent=True, max_epochs=1)
@@ -61,10 +62,12 @@ def main(cfg: DictConfig) -> dict[str, object]:
     if missing := store.missing(writer, module):
         print(f"{folder}: stopped with {missing} of {module.n_batches} batches left; the same command goes on", flush=True)
         return {}
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start - module.compile_seconds
     finished = writer.finish(module.n_batches, cfg.accept.rejected)
     results = store.score_images(finished, teacher, verifier, str(trainer.strategy.root_device))
-    results |= store.speed(folder, len(finished), made, seconds) | {"teacher_sha256": finished.teacher_sha256}
+    results |= store.speed(folder, len(finished), made, seconds, module.compile_seconds) | {
+        "teacher_sha256": finished.teacher_sha256
+    }
     with writer.alone():
         results |= write_outputs(folder, results)
         if module.sampling is not None:

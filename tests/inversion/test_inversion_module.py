@@ -220,3 +220,53 @@ def test_terms_are_checked_when_the_module_is_made(teacher: Any) -> None:
     teacher.norms = list
     with pytest.raises(InputError, match="bn_stats"):
         InversionModule(teacher, PixelsFactory(), terms(), UniformBoxes(), Compose([]), [stage()], n_images=1, batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("compile", "threshold", "shapes"),
+    [
+        (True, 4000, {(2, 32)}),  # the last batch, of one image, is not worth the compiler
+        (False, 1, set()),
+        ("auto", 12, {(2, 32)}),  # 2 batches of 6 steps
+        ("auto", 13, set()),
+    ],
+)
+def test_what_is_compiled_follows_from_the_settings(
+    teacher: Any, monkeypatch: pytest.MonkeyPatch, compile: Any, threshold: int, shapes: set[tuple[int, int]]
+) -> None:
+    seen = set()
+
+    def compiler(forward: Any, **_: Any) -> Any:
+        def run(images: Tensor) -> Any:
+            seen.add((len(images), images.shape[-1]))
+            return forward(images)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    monkeypatch.setattr("detkd.inversion.module.COMPILE_STEPS", threshold)
+    module = make(teacher, compile=compile)
+    finished = fit(module).finished
+    assert seen == shapes
+    assert (module.compile_seconds > 0) == bool(shapes)
+    plain = fit(make(teacher, compile=False)).finished
+    assert all(same(finished[i], plain[i]) for i in plain)
+
+
+def test_a_compiler_that_fails_changes_nothing(teacher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiler(forward: Any, **_: Any) -> Any:
+        def run(images: Tensor) -> Any:
+            raise OSError("no g++")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    finished = fit(make(teacher, compile=True)).finished
+    plain = fit(make(teacher, compile=False)).finished
+    assert all(same(finished[i], plain[i]) for i in plain)
+
+
+@pytest.mark.parametrize("wrong", ["yes", None, 1])
+def test_compile_is_yes_no_or_auto(teacher: Any, wrong: Any) -> None:
+    with pytest.raises(InputError, match="compile: expected auto, true or false, found"):
+        make(teacher, compile=wrong)

@@ -160,11 +160,12 @@ def test_scores_are_of_the_images_as_stored_and_the_verifier_reads_its_own_label
 
 
 def test_speed_is_that_of_the_run_that_made_the_images(tmp_path: Path) -> None:
-    first = {"images": 8, "seconds": 4.0, "images_per_second": 2.0}
-    assert store.speed(tmp_path, images=8, made=8, seconds=4.0) == first
+    first = {"images": 8, "seconds": 4.0, "compile_seconds": 3.0, "images_per_second": 2.0}
+    assert store.speed(tmp_path, images=8, made=8, seconds=4.0, compile_seconds=3.0) == first
     write_results(tmp_path, first | {"teacher_ap50": 0.5})
     assert store.speed(tmp_path, images=8, made=0, seconds=0.1) == first
-    assert store.speed(tmp_path, images=8, made=2, seconds=1.0) == {"images": 8, "seconds": 1.0, "images_per_second": 2.0}
+    again = {"images": 8, "seconds": 1.0, "compile_seconds": 0.0, "images_per_second": 2.0}
+    assert store.speed(tmp_path, images=8, made=2, seconds=1.0) == again
 
 
 @pytest.mark.parametrize("content", [None, "no json", "[]", "{}"])
@@ -175,6 +176,8 @@ def test_speed_without_earlier_results(tmp_path: Path, content: str | None) -> N
 
 
 def test_summary_is_one_line_with_and_without_a_verifier() -> None:
-    results = {"images": 8, "teacher_ap50": 0.9, "verifier_ap50": None, "seconds": 4.0, "images_per_second": 2.0}
+    results = {"images": 8, "teacher_ap50": 0.9, "verifier_ap50": None}
+    results |= {"seconds": 4.0, "compile_seconds": 0.0, "images_per_second": 2.0}
+    assert store.summary(results | {"compile_seconds": 75.2}).endswith("4 s, 2.000 images/s after 75 s of compilation")
     assert store.summary(results) == "8 images, teacher AP50 0.900, 4 s, 2.000 images/s"
     assert "verifier AP50 0.500" in store.summary(results | {"verifier_ap50": 0.5})

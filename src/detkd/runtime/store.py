@@ -31,7 +31,7 @@ from detkd.structures import Detection, Target
 # What determines the images. The rest of the config says where, on what and how watched a run is.
 RECIPE = (
     *("image", "loss", "layout", "augmentation", "sampling", "warm_start", "accept"),
-    *("n_images", "batch_size", "seed", "look_every", "fold", "channels_last"),
+    *("n_images", "batch_size", "seed", "look_every", "fold", "channels_last", "compile"),
 )
 TELL_EVERY = 30.0  # seconds between reports of how far a set is
 # What a run leaves beside its set.
@@ -176,19 +176,21 @@ def missing(writer: StoreWriter, module: InversionModule) -> int:
     return module.n_batches - len(writer.finished())
 
 
-def speed(folder: Path, images: int, made: int, seconds: float) -> dict[str, Any]:
+def speed(folder: Path, images: int, made: int, seconds: float, compile_seconds: float = 0.0) -> dict[str, Any]:
     """How fast the images were made; where this run made none, what the run that did has put into results.json."""
     if made == 0:
         try:
             before = json.loads((folder / RESULTS_FILE).read_bytes())
-            return {key: before[key] for key in ("images", "seconds", "images_per_second")}
+            return {key: before[key] for key in ("images", "seconds", "compile_seconds", "images_per_second")}
         except (OSError, ValueError, KeyError, TypeError):
             pass  # it was interrupted before it could
-    return {"images": images, "seconds": seconds, "images_per_second": made / seconds}
+    rate = made / seconds
+    return {"images": images, "seconds": seconds, "compile_seconds": compile_seconds, "images_per_second": rate}
 
 
 def summary(results: Mapping[str, Any]) -> str:
     """One line for the terminal."""
     verifier = "" if results["verifier_ap50"] is None else f", verifier AP50 {results['verifier_ap50']:.3f}"
-    speed = f"{results['seconds']:.0f} s, {results['images_per_second']:.3f} images/s"
+    compiled = f" after {results['compile_seconds']:.0f} s of compilation" if results["compile_seconds"] else ""
+    speed = f"{results['seconds']:.0f} s, {results['images_per_second']:.3f} images/s{compiled}"
     return f"{results['images']} images, teacher AP50 {results['teacher_ap50']:.3f}{verifier}, {speed}"
