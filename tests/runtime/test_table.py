@@ -12,7 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from detkd.errors import InputError
-from detkd.runtime.table import Cell, flatten, make_table, read_runs
+from detkd.runtime.table import Cell, Table, make_table
+from detkd.runtime.table_runs import read_runs
 
 
 def write_run(folder: Path, config: dict[str, Any], results: Any = None) -> None:
@@ -69,20 +70,77 @@ def test_rows_and_columns_can_be_chosen_and_any_key_be_one(sweep: Path) -> None:
     runs = read_runs(sweep, "ap50")
     assert make_table(runs, "row", "column", "ap50", rows=["c", "a"], columns=["y"]).markdown(1).splitlines()[2] == "| c | – |"
     assert make_table(runs, "loss", "seed", "ap50").rows == ("ssim",)
-    assert flatten({"a": {"b": [1, 2], "c": None}}) == {"a": "b,c", "a.b": "1,2", "a.c": None}
 
 
-def test_mistakes_are_named(sweep: Path, tmp_path: Path) -> None:
+def test_without_a_column_key_there_is_one_column(sweep: Path) -> None:
+    table = make_table(read_runs(sweep, "ap50"), "row", None, "ap50")
+    assert table.columns == ("ap50",)
+    assert table.markdown(2).splitlines()[:3] == ["| row | ap50 |", "| --- | --- |", "| a | 0.28 ± 0.27 (4) |"]
+
+
+def test_numbers_are_sorted_by_size_and_names_as_they_come(tmp_path: Path) -> None:
+    for length in ("1024", "128", "64"):
+        write_run(tmp_path / length, {"row": f"r{length}", "length": int(length)}, {"ap50": 0.5})
+    table = make_table(read_runs(tmp_path, "ap50"), "row", "length", "ap50")
+    assert (table.rows, table.columns) == (("r1024", "r128", "r64"), ("64", "128", "1024"))
+
+
+def test_runs_without_value_are_told_from_unfinished_ones(tmp_path: Path) -> None:
+    for seed, value in enumerate(("null", "NaN", "0.5", None)):
+        write_run(tmp_path / str(seed), {"row": "a", "column": "x"}, None if value is None else f'{{"ap50": {value}}}')
+    table = make_table(read_runs(tmp_path, "ap50"), "row", "column", "ap50")
+    assert table.cell("a", "x").text(1) == "0.5 (1, 1 unfinished, 2 without value)"
+    assert Cell((), (), ("run",)).text(1) == "– (1 without value)"
+    assert json.loads(json.dumps(table.to_json(), allow_nan=False))["cells"][0]["valueless"] == [
+        str(tmp_path / "0"),
+        str(tmp_path / "1"),
+    ]
+
+
+def test_without_runs_all_that_is_listed_is_a_hole() -> None:
+    table = make_table([], "row", "column", "ap50", rows=["a"], columns=["x", "y"])
+    assert table.markdown(1).splitlines()[2] == "| a | – | – |"
+
+
+def test_constants_are_the_first_rows_and_have_no_interval(sweep: Path) -> None:
     runs = read_runs(sweep, "ap50")
+    table = make_table(runs, "row", "column", "ap50", constants={"teacher": {"y": 1.0}, "all": 0.25})
+    lines = table.markdown(2).splitlines()
+    assert lines[2:5] == ["| teacher | – | 1.00 |", "| all | 0.25 | 0.25 |", "| a | 0.20 ± 0.25 (3) | 0.50 (1) |"]
+    assert "given, not found in runs (teacher, all)" in lines[-1]
+    assert "teacher" not in table.csv()
+    assert [cell["given"] for cell in table.to_json()["cells"]] == [False, True, True, True, False, False, False, False]
+    with pytest.raises(InputError, match="constants: expected names that no row of runs has, found 'a'"):
+        make_table(runs, "row", "column", "ap50", constants={"a": 1.0})
+    with pytest.raises(InputError, match=r"constants.b: expected columns of \['x'\], found \['y'\]"):
+        make_table(runs, "row", "column", "ap50", rows=["a"], columns=["x"], constants={"b": {"y": 1.0}})
+    assert make_table([], "row", "column", "ap50", rows=["a"], constants={"t": {"z": 1.0}}).columns == ("z",)
+
+
+def test_relative_to_a_row_cells_are_divided_by_its_means() -> None:
+    cells = {
+        ("t", "x"): Cell((0.5,), given=True),
+        ("a", "x"): Cell((0.2, 0.3)),
+        ("a", "y"): Cell((0.1,)),
+        ("t", "z"): Cell((0.0,)),
+    }
+    table = Table("row", "column", "ap50", ("t", "a"), ("x", "y", "z"), {**cells, ("a", "z"): Cell((0.1,))})
+    relative = table.relative("t")
+    assert relative.cell("a", "x").values == pytest.approx((0.4, 0.6))
+    assert relative.cell("a", "x").half_interval == pytest.approx(2 * (cells["a", "x"].half_interval or 0))
+    assert relative.cell("t", "x").text(1) == "1.0"
+    assert relative.cell("a", "y").mean is None  # the row has no value there
+    assert relative.cell("a", "z").mean is None  # nothing is divided by zero
+    text = table.relative_markdown("t", 1)
+    assert text.startswith("## Relative to t\n\n| row | x | y | z |\n")
+    assert "ap50 divided by the mean of t in the same column" in text
+    written = table.to_json("t")["relative"]
+    assert (written["to"], written["cells"][3]["mean"]) == ("t", pytest.approx(0.5))
+    assert table.to_json()["relative"] is None
+    with pytest.raises(InputError, match=r"relative_to: expected a row of the table, one of \['t', 'a'\], found 'b'"):
+        table.relative("b")
+
+
+def test_a_key_of_no_config_is_named(sweep: Path) -> None:
     with pytest.raises(InputError, match="nothing: expected a key of the runs' configs, found it in none of 6"):
-        make_table(runs, "nothing", "column", "ap50")
-    with pytest.raises(InputError, match=r"results.json: expected results with 'ap', found KeyError"):
-        read_runs(sweep, "ap")
-    with pytest.raises(InputError, match=r"expected runs \(folders with a config.yaml\), found none"):
-        read_runs(sweep / "a" / "empty", "ap50")
-    write_run(tmp_path / "broken", {"row": 1}, "{")
-    with pytest.raises(InputError, match=r"broken.results.json: expected results with 'ap50'"):
-        read_runs(tmp_path / "broken", "ap50")
-    write_run(tmp_path / "text", {"row": 1}, {"ap50": "high"})
-    with pytest.raises(InputError, match="expected a number as 'ap50', found 'high'"):
-        read_runs(tmp_path / "text", "ap50")
+        make_table(read_runs(sweep, "ap50"), "nothing", "column", "ap50")

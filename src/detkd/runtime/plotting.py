@@ -66,6 +66,21 @@ def file_name(number: int, text: str) -> str:
     return f"{number:03d}_{re.sub(r'[^A-Za-z0-9-]+', '_', text)[:40].strip('_')}".rstrip("_") + ".png"
 
 
+# told apart by eyes of every kind: M. Okabe and K. Ito, Color Universal Design, 2008; without yellow, which is pale on white
+_DISTINCT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+_MARKERS = "osD^vPX"
+
+
+def distinct(number: int) -> str:
+    """One of seven for the colour-blind too, by number."""
+    return _DISTINCT[number % len(_DISTINCT)]
+
+
+def marker(number: int) -> str:
+    """A marker by number: one of seven, that of :func:`distinct` and this together one of 49."""
+    return _MARKERS[(number + number // len(_MARKERS)) % len(_MARKERS)]
+
+
 def colour(number: int) -> Any:
     """One of ten, by number."""
     return matplotlib.colormaps["tab10"](number % 10)
