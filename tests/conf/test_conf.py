@@ -22,6 +22,8 @@ from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.runtime import build
 from detkd.runtime.run import config_dir
+from detkd.runtime.sweep_table import WriteTable
+from detkd.runtime.table_settings import check_settings
 
 CONF = config_dir()
 COMMANDS = {path.stem: path for path in sorted(CONF.glob("*.yaml"))}
@@ -192,6 +194,20 @@ def test_sweeps_name_the_command_that_runs_them_and_every_job_composes(path: Pat
         folders.add(made.hydra.sweep.subdir)
         assert made.hydra.sweep.subdir.endswith("/0")  # the seed
     assert len(folders) == math.prod(map(len, axes))  # stable names, each its own: so a sweep can go on where it was cut off
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("sweep/*.yaml")), ids=lambda p: p.stem)
+def test_the_table_of_a_sweep_lists_its_rows_and_columns(path: Path) -> None:
+    match = re.fullmatch(r"# python -m detkd\.(\w+) -m (.+)", path.read_text().splitlines()[1])
+    assert match is not None
+    hydra = compose_command(match[1], *shlex.split(match[2])).hydra
+    node = hydra.callbacks.table
+    assert isinstance(instantiate(node), WriteTable)
+    settings = check_settings(**{str(key): value for key, value in node.items() if key != "_target_"})
+    for axis, listed in (("row", settings.rows), ("column", settings.columns)):
+        swept = hydra.sweeper.params.get(f"+{axis}")
+        assert listed == (None if swept is None else tuple(name.rsplit("/")[-1] for name in swept.split(",")))
+    assert (settings.column_key is None) == ("+column" not in hydra.sweeper.params)
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("[rc]o*/*/*.yaml")), ids=lambda p: f"{p.parent.parent.name}/{p.stem}")

@@ -30,6 +30,7 @@ from omegaconf.errors import MissingMandatoryValue
 import detkd
 from detkd.disk import replace_file
 from detkd.errors import InputError
+from detkd.runtime.ending import endings
 
 CONFIG_FILE = "config.yaml"
 RESULTS_FILE = "results.json"
@@ -82,7 +83,18 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                 finish_multirun()
 
         run.__module__, run.__name__ = task.__module__, config_name
-        return hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run)
+        command = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run)
+
+        def main() -> None:
+            try:
+                with endings():
+                    command()
+            except InputError as error:
+                fail(error)
+            except OSError as error:
+                fail(_of_the_disk(error))
+
+        return main
 
     return decorate
 
