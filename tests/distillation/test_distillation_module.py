@@ -124,12 +124,15 @@ def test_a_schedule_changes_the_weight_from_step_to_step_but_not_in_validation(p
     assert [arguments for training, arguments in given if not training] == [()] * 4
 
 
-def test_weight_zero_is_plain_training_bit_for_bit(pair: Any, doubles: Any) -> None:
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_weight_zero_is_plain_training_bit_for_bit(pair: Any, doubles: Any, channels_last: bool) -> None:
     student, teacher = pair
     plain, data = copy.deepcopy(student), doubles.Squares(8)
+    plain.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     loss = Composite({"detection": DetectionLoss(), "mimic": Mimic()}, {"detection": 1.0, "mimic": 0.0})
     torch.manual_seed(1)
-    fit(DistillationModule(student, teacher, loss, SGD, labels="real", warmup_steps=3), data, max_epochs=10)
+    module = DistillationModule(student, teacher, loss, SGD, labels="real", warmup_steps=3, channels_last=channels_last)
+    fit(module, data, max_epochs=10)
 
     decayed = [p for n, p in plain.named_parameters() if n.endswith("0.weight") or n == "head.weight"]
     others = [p for p in plain.parameters() if not any(p is d for d in decayed)]
@@ -388,3 +391,22 @@ def test_the_teacher_must_know_the_same_classes_to_label(pair: Any, tiny_detecto
         DistillationModule(pair[0], tiny_detector(classes=("a", "b")), supervised(), SGD, labels="teacher")
     with pytest.raises(ValueError, match="same object"):
         DistillationModule(pair[0], pair[0], mimic(), SGD)
+
+
+@pytest.mark.parametrize(("channels_last", "expected"), [("auto", True), (True, True), (False, False)])
+def test_both_detectors_and_the_average_lie_in_one_memory_format(
+    pair: Any, doubles: Any, channels_last: Any, expected: bool
+) -> None:
+    module = DistillationModule(*pair, mimic(), SGD, channels_last=channels_last)
+    fit(module, doubles.Squares(4, labelled=False))
+    assert module.ema is not None
+    for detector in (module.student, module.teacher, module.ema.detector):
+        weights = [p for p in detector.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
+        assert weights
+        assert all(p.is_contiguous(memory_format=torch.channels_last) == expected for p in weights)
+
+
+def test_a_memory_format_that_is_none(pair: Any, doubles: Any) -> None:
+    module = DistillationModule(*pair, mimic(), SGD, channels_last="yes")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="channels_last: expected auto, true or false, found 'yes'"):
+        fit(module, doubles.Squares(4, labelled=False))

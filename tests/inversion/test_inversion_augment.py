@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from detkd.inversion.augment import Augmentation, Brightness, Compose, Contrast, Cutout, Flip, Jitter
+from detkd.errors import InputError
+from detkd.inversion.augment import Augmentation, Brightness, Compose, Contrast, Cutout, Flip, Jitter, Zoom
 from detkd.structures import Target
 
-ALL: list[Callable[[], Augmentation]] = [Jitter, Flip, Brightness, Contrast, Cutout]
+ALL: list[Callable[[], Augmentation]] = [Jitter, Flip, Zoom, Brightness, Contrast, Cutout]
 NAMES = [cls.__name__ for cls in ALL]
 
 
@@ -215,3 +216,48 @@ def test_compose_applies_in_order_and_none_is_identity() -> None:
     step_one = Brightness()(images, targets, draws)[0]
     by_hand = Contrast()(step_one, targets, draws)[0]
     assert torch.equal(Compose([Brightness(), Contrast()])(images, targets, generator())[0], by_hand)
+
+
+@pytest.mark.parametrize("scale", [(1.5, 2.0), (0.4, 0.7), (0.7, 1.3)], ids=["enlarged", "reduced", "both"])
+def test_zoom_moves_boxes_with_what_is_in_them(scale: tuple[float, float]) -> None:
+    ys, xs = torch.meshgrid(torch.arange(32.0), torch.arange(48.0), indexing="ij")
+    images = torch.stack([xs + 0.5, ys + 0.5, torch.zeros(32, 48)]).expand(16, -1, -1, -1)  # every pixel says where it is
+    zoomed, targets = Zoom(scale)(images, [one_box(12, 8, 36, 24)] * 16, generator())
+    factors = set()
+    for image, target in zip(zoomed, targets, strict=True):
+        left, top, right, bottom = target["boxes"][0].tolist()
+        inside = image[:, round(top) + 1 : round(bottom) - 1, round(left) + 1 : round(right) - 1]
+        assert ((inside[0] > 12) & (inside[0] < 36) & (inside[1] > 8) & (inside[1] < 24)).all()
+        if left > 0 and right < 48:
+            factors.add(round((right - left) / 24, 4))
+            at = image[:, 15, round(left) + 2]
+            assert at[0].item() == pytest.approx(12 + (round(left) + 2.5 - left) / (right - left) * 24, abs=0.05)
+    assert len(factors) > 3 or scale[0] > 1
+    assert all(scale[0] - 1e-3 <= f <= scale[1] + 1e-3 for f in factors)
+
+
+def test_zoom_out_goes_on_as_the_mirror_image() -> None:
+    images = torch.rand(8, 3, 16, 16, generator=generator(1)) + 1
+    zoomed, _ = Zoom((0.5, 0.5))(images, [one_box(4, 4, 8, 8)] * 8, generator())
+    assert zoomed.min() >= 1  # no border of another value
+    assert zoomed.mean().item() == pytest.approx(images.mean().item(), abs=0.02)
+
+
+def test_zoom_of_one_or_never_changes_nothing() -> None:
+    images, targets = batch()
+    for zoom in (Zoom((1.0, 1.0)), Zoom((0.5, 2.0), p=0.0)):
+        same, same_targets = zoom(images, targets, generator())
+        torch.testing.assert_close(same, images, rtol=0, atol=1e-5)
+        assert all(torch.allclose(a["boxes"], b["boxes"], atol=1e-4) for a, b in zip(same_targets, targets, strict=True))
+
+
+def test_zoom_gradient() -> None:
+    doubles = torch.rand(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    targets = [one_box(1, 1, 3, 3)] * 2
+    assert torch.autograd.gradcheck(lambda x: Zoom()(x, targets, generator())[0], (doubles,))
+
+
+@pytest.mark.parametrize(("settings", "key"), [({"scale": (0, 1)}, "scale"), ({"scale": (2, 1)}, "scale"), ({"p": 2}, "p")])
+def test_zoom_refuses(settings: dict[str, object], key: str) -> None:
+    with pytest.raises(InputError, match=f"zoom.{key}: expected"):
+        Zoom(**settings)  # type: ignore[arg-type]

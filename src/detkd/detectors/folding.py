@@ -15,11 +15,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from detkd.detectors.memory_format import memory_format
 from detkd.detectors.norms import Norm, Observed
 from detkd.detectors.protocol import Detector
 from detkd.structures import Prediction
-
-LIGHT = 10_000_000  # parameters
 
 
 class _BatchStatistics(torch.autograd.Function):
@@ -94,8 +93,7 @@ class TappedDetector:
     Args:
         detector: left as it is. fold: fold norms into the convolutions before them where that is exact enough;
             otherwise, and for other norms, statistics are read at the norm's input.
-        channels_last: memory format of the copy; "auto" takes channels_last for light networks and on CUDA (time of a step on a
-            CPU, relative to the plain format: 0.66 for Yolo-Fastest, 0.68 for a 1.2M plain YOLO, 1.12 for YOLOv3-SPP).
+        channels_last: of the copy, see :func:`memory_format`.
     """
 
     def __init__(self, detector: Detector, fold: bool = True, channels_last: bool | Literal["auto"] = "auto") -> None:
@@ -104,11 +102,7 @@ class TappedDetector:
         for module in self.detector.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]  # an in-place activation would overwrite what a tap keeps
-        device = next(self.detector.parameters()).device
-        if channels_last == "auto":
-            light = sum(p.numel() for p in self.detector.parameters()) < LIGHT
-            channels_last = light or device.type == "cuda"
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.memory_format = memory_format(self.detector, channels_last, next(self.detector.parameters()).device)
         norms = self.detector.norms()
         pairs = _paired_convolutions(self.detector, norms) if fold and norms else {}
         self._taps: list[tuple[Norm, Tap, bool]] = []

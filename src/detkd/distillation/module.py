@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from detkd.data.augment import Augmentation
 from detkd.data.datamodule import Batch
+from detkd.detectors.memory_format import memory_format
 from detkd.detectors.protocol import Detector, Sampling
 from detkd.distillation.ema import EMA
 from detkd.distillation.optimizer import parameter_groups
@@ -45,6 +46,7 @@ class DistillationModule(pl.LightningModule):
         ema_decay, ema_warmup: of the average of the student, see :class:`EMA`; decay None for no average.
         warmup_steps, final_lr_fraction: see :func:`warmup_cosine`; one step is one optimiser step.
         seed: of the augmentation, drawn anew by (seed, step, process), so that a resumed run draws the same.
+        channels_last: of both detectors once a trainer has them, see :func:`memory_format`; "auto" decides for each.
         check_every: optimiser steps between looks at whether the loss is finite; besides it the host waits for the
             device where terms or labels choose boxes (proposals, decoding), and where a logger or the progress bar shows numbers.
 
@@ -72,6 +74,7 @@ class DistillationModule(pl.LightningModule):
         warmup_steps: int = 1000,
         final_lr_fraction: float = 0.05,
         seed: int = 0,
+        channels_last: bool | Literal["auto"] = "auto",
         check_every: int = 50,
     ) -> None:
         super().__init__()
@@ -96,6 +99,7 @@ class DistillationModule(pl.LightningModule):
         self.warmup_steps = warmup_steps
         self.final_lr_fraction = final_lr_fraction
         self.seed = seed
+        self.channels_last = channels_last
         self.check_every = check_every
         self.strict_loading = False  # checkpoints have no teacher; on_load_checkpoint is strict about all else
         self._loss_is_set_up = False
@@ -125,6 +129,11 @@ class DistillationModule(pl.LightningModule):
                 self.ema.start(self.student)
             self._loss_is_set_up = True
             self._ddp_params_and_buffers_to_ignore = self._buffers_not_sent()  # DistributedDataParallel looks for this name
+        if self._trainer is not None:  # before DistributedDataParallel takes the parameters as they lie
+            device = self.trainer.strategy.root_device
+            for detector in (self.student, self.teacher, None if self.ema is None else self.ema.detector):
+                if detector is not None:
+                    detector.to(memory_format=memory_format(detector, self.channels_last, device))
 
     def configure_optimizers(self) -> Any:
         """One optimiser over student and loss; warm-up and cosine, stepped with it."""

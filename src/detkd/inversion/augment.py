@@ -7,13 +7,16 @@ waits for it. A box that leaves the image is kept without area, which is no obje
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from detkd.boxes import area_xyxy, clip_xyxy
+from detkd.errors import InputError
 from detkd.structures import Target, join_targets, with_boxes
 
 
@@ -100,6 +103,42 @@ class Flip:
         mirrored = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1)
         has_area = (area_xyxy(boxes) > 0)[:, None]
         return images, with_boxes(targets, torch.where(flipped[index][:, None] & has_area, mirrored, boxes))
+
+
+class Zoom:
+    """Scale each image by a factor of its own, log-uniform in ``scale``, with probability ``p``; boxes follow, are clipped, and end under 1 px^2.
+
+    Enlarged, a window anywhere in the image is shown; reduced, the image lies anywhere in the frame and goes on as its mirror image.
+    Bilinear, without smoothing.
+
+    Ours: DIODE has no change of scale. Raises InputError unless 0 < smallest <= largest and 0 <= p <= 1.
+    """
+
+    def __init__(self, scale: tuple[float, float] = (0.7, 1.3), p: float = 1.0) -> None:
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+            raise InputError(f"zoom.scale: expected [smallest, largest] with 0 < smallest <= largest, found {list(scale)}")
+        if not 0 <= p <= 1:
+            raise InputError(f"zoom.p: expected a probability, found {p}")
+        self.scale, self.p = (float(scale[0]), float(scale[1])), p
+
+    def __call__(
+        self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
+    ) -> tuple[Tensor, Sequence[Target]]:
+        batch, _, height, width = images.shape
+        chosen, scale, left, top = torch.rand(4, batch, generator=generator, device=images.device)
+        low, high = math.log(self.scale[0]), math.log(self.scale[1])
+        factor = torch.where(chosen < self.p, torch.exp(low + scale * (high - low)), 1.0)  # (B,)
+        start = torch.stack([left * width, top * height], 1) * (1 - 1 / factor)[:, None]  # (B, 2) of the window: x, y in pixels
+        x, y = (
+            (2 * start[:, axis, None] + (2 * torch.arange(side, device=images.device) + 1) / factor[:, None]) / side - 1
+            for axis, side in enumerate((width, height))
+        )  # (B, W) and (B, H): what output pixels show of the input, which spans -1 to 1
+        grid = torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=3)
+        images = F.grid_sample(images, grid.to(images.dtype), padding_mode="reflection", align_corners=False)
+        index, boxes, _ = join_targets(targets)
+        boxes = (boxes - start.repeat(1, 2)[index].to(boxes.dtype)) * factor[index, None].to(boxes.dtype)
+        boxes = clip_xyxy(boxes, (height, width))
+        return images, with_boxes(targets, boxes * (area_xyxy(boxes) >= 1)[:, None])
 
 
 class Brightness:

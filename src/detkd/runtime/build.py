@@ -161,6 +161,7 @@ def build_distillation(cfg: DictConfig, student: Detector, teacher: Detector | N
         warmup_steps=cfg.warmup_steps,
         final_lr_fraction=cfg.final_lr,
         seed=cfg.seed,
+        channels_last=cfg.channels_last,
     )
 
 
