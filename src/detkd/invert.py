@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import time
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from detkd.data.shards import read_trace
-from detkd.inversion.augment import Compose
-from detkd.inversion.module import InversionModule
-from detkd.inversion.quality import Judge
 from detkd.runtime import build, store
 from detkd.runtime.figures import objects_figure
 from detkd.runtime.outputs import write_outputs
@@ -26,31 +22,11 @@ def main(cfg: DictConfig) -> dict[str, object]:
     folder = output_dir()
     teacher = build.required(build.build_detector(cfg.teacher, "teacher"), "teacher")
     verifier = build.build_detector(cfg.verifier, "verifier")
-    stages = build.build_stages(cfg)
-    module = InversionModule(
-        teacher,
-        instantiate(cfg.image),
-        build.build_inversion_loss(cfg.loss, teacher),
-        instantiate(cfg.layout, _convert_="all"),
-        Compose(build.build_list(cfg.augmentation)),
-        stages,
-        n_images=cfg.n_images,
-        batch_size=cfg.batch_size,
-        seed=cfg.seed,
-        sampling=build.build_part(cfg.sampling),
-        warm_start=build.build_part(cfg.warm_start),
-        judge=Judge(teacher, verifier),
-        accept=instantiate(cfg.accept),
-        look_every=cfg.look_every,
-        check_every=cfg.log_every,
-        fold=cfg.fold,
-        channels_last=cfg.channels_last,
-        compile=cfg.compile,
-    )
+    module = build.build_inversion(cfg, teacher, verifier)
     watchers = [VerifierCallback(verifier, cfg.verify_every)] if verifier is not None and cfg.verify_every else []
     trainer = build.build_trainer(cfg, watchers, folder, independent=True, max_epochs=1)
     # only now, when every part is known to fit, is the folder touched
-    writer = store.open_writer(cfg, folder, teacher, verifier, stages)
+    writer = store.open_writer(cfg, folder, teacher, verifier, module.stages)
     with writer.alone():
         record(cfg, folder)
         keep_log(folder)

@@ -48,21 +48,33 @@ def test_the_table_of_a_sweep_is_written_when_it_ends(
     assert {p.name for p in (tmp_path / "sweep").glob("table.*")} == {"table.md", "table.csv", "table.json", "table.png"}
 
 
+def test_sweeps_that_share_their_runs_have_tables_of_their_own(tmp_path: Path, registered: list[Any]) -> None:
+    write(tmp_path / "students" / "a", "a", 0.5)
+    write(tmp_path / "students" / "b", "b", 0.7)
+    for row, name in (("a", "table3"), ("b", "table5")):
+        WriteTable(rows=[row], column_key=None, out=str(tmp_path / name)).on_multirun_start(hydra_config(tmp_path / "students"))
+    for end in registered:
+        end(False)
+    assert "| a | 0.500 (1) |" in (tmp_path / "table3/table.md").read_text()
+    assert "| b | 0.700 (1) |" in (tmp_path / "table5/table.md").read_text()
+    assert not (tmp_path / "students/table.md").exists()
+
+
 def test_a_sweep_that_failed_shows_its_holes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = check_settings(**LISTED, plot="none")
-    finish_sweep(settings, tmp_path, failed=True)
+    finish_sweep(settings, tmp_path, tmp_path, failed=True)
     assert list(tmp_path.iterdir()) == []  # no job began: there is nothing to show
     write(tmp_path / "0", "a")
-    finish_sweep(settings, tmp_path, failed=True)
+    finish_sweep(settings, tmp_path, tmp_path, failed=True)
     assert (tmp_path / "table.md").read_text().splitlines()[2:4] == ["| a | – (1 unfinished) |", "| b | – |"]
     assert "The sweep ended with an error" in capsys.readouterr().out
 
 
 def test_a_sweep_without_runs_is_all_holes_where_rows_are_listed(tmp_path: Path) -> None:
-    finish_sweep(check_settings(**LISTED), tmp_path, failed=False)
+    finish_sweep(check_settings(**LISTED), tmp_path, tmp_path, failed=False)
     assert (tmp_path / "table.md").read_text().splitlines()[2:4] == ["| a | – |", "| b | – |"]
     with pytest.raises(InputError, match=r"no table of the runs in .*: expected runs with row and column in their configs"):
-        finish_sweep(check_settings(), tmp_path, failed=False)
+        finish_sweep(check_settings(), tmp_path, tmp_path, failed=False)
 
 
 def test_the_first_of_several_processes_writes(tmp_path: Path, registered: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

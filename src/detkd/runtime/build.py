@@ -14,10 +14,13 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
-from detkd.data.augment import Compose
+from detkd.data import augment as training_augment
 from detkd.detectors.protocol import Detector
 from detkd.distillation.module import DistillationModule
 from detkd.errors import InputError
+from detkd.inversion import augment as inversion_augment
+from detkd.inversion.module import InversionModule
+from detkd.inversion.quality import Judge
 from detkd.inversion.stage import Stage
 from detkd.losses.composite import Composite
 from detkd.losses.weight_schedule import WeightSchedule
@@ -120,6 +123,30 @@ def build_list(node: DictConfig | None) -> list[Any]:
     return [] if not node else [instantiate(item) for item in node.values() if item is not None]
 
 
+def build_inversion(cfg: DictConfig, teacher: Detector, verifier: Detector | None) -> InversionModule:
+    """The module that optimises images against ``teacher``, with all parts that the config names; ``verifier`` only judges."""
+    return InversionModule(
+        teacher,
+        instantiate(cfg.image),
+        build_inversion_loss(cfg.loss, teacher),
+        instantiate(cfg.layout, _convert_="all"),
+        inversion_augment.Compose(build_list(cfg.augmentation)),
+        build_stages(cfg),
+        n_images=cfg.n_images,
+        batch_size=cfg.batch_size,
+        seed=cfg.seed,
+        sampling=build_part(cfg.sampling),
+        warm_start=build_part(cfg.warm_start),
+        judge=Judge(teacher, verifier),
+        accept=instantiate(cfg.accept),
+        look_every=cfg.look_every,
+        check_every=cfg.log_every,
+        fold=cfg.fold,
+        channels_last=cfg.channels_last,
+        compile=cfg.compile,
+    )
+
+
 def build_stages(cfg: DictConfig) -> list[Stage]:
     """The stages; ``resolution=`` or ``iterations=`` replace them by the first one with these values."""
     stages = [stage for stage in cfg.stages if stage is not None]
@@ -153,7 +180,7 @@ def build_distillation(cfg: DictConfig, student: Detector, teacher: Detector | N
         teacher,
         build_loss(cfg.loss),
         instantiate(cfg.optimizer),
-        Compose(build_list(cfg.augmentation)),
+        training_augment.Compose(build_list(cfg.augmentation)),
         labels=cfg.labels,
         label_threshold=cfg.label_threshold,
         ema_decay=cfg.ema_decay,

@@ -20,7 +20,7 @@ from detkd.runtime.table_settings import TableSettings, check_settings
 class WriteTable(Callback):
     """Write the table of a sweep's runs into its folder and print it, also where the sweep ends with an error.
 
-    Args: as in conf/table.yaml. Settings that cannot be are an error before the first job. Rows that are listed are shown as holes
+    Args: as in conf/table.yaml; ``out`` is another folder for the table, so that several sweeps can share their runs. Settings that cannot be are an error before the first job. Rows that are listed are shown as holes
     where they have no run.
     """
 
@@ -35,7 +35,9 @@ class WriteTable(Callback):
         plot: str = "dots",
         relative_to: str | None = None,
         constants: dict[str, Any] | None = None,
+        out: str | None = None,
     ) -> None:
+        self._out = out
         self._given = (row_key, column_key, value, rows, columns, digits, plot, relative_to, constants)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -45,22 +47,23 @@ class WriteTable(Callback):
         try:
             settings = check_settings(*self._given)
             folder = Path(str(config.hydra.sweep.dir)).resolve()
+            out = folder if self._out is None else Path(self._out).resolve()
         except InputError as error:
             fail(InputError(f"hydra.callbacks.table.{error}"))
         except OmegaConfBaseException:  # a value is missing: Hydra says which
             pass
         else:
-            at_end(lambda failed: finish_sweep(settings, folder, failed))
+            at_end(lambda failed: finish_sweep(settings, folder, out, failed))
 
 
-def finish_sweep(settings: TableSettings, folder: Path, failed: bool) -> None:
+def finish_sweep(settings: TableSettings, folder: Path, out: Path, failed: bool) -> None:
     """Write and print the table of a sweep that has ended; one that failed before any of its jobs began has none."""
     if failed and next(folder.rglob(CONFIG_FILE), None) is None:
         return
     try:
-        _, text = write_table(settings, folder, folder, none_ok=True)
+        _, text = write_table(settings, folder, out, none_ok=True)
     except InputError as error:
         raise InputError(f"no table of the runs in {folder}: {error}") from None
-    print(f"{folder / 'table.md'}:\n\n{text}", flush=True)
+    print(f"{out / 'table.md'}:\n\n{text}", flush=True)
     if failed:
         print("The sweep ended with an error before all its jobs were done: the table shows what there is.", flush=True)

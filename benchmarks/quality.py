@@ -1,0 +1,184 @@
+"""How good inverted images are after how many seconds: verifier AP50 over time, for the official schedule and for ours.
+
+All methods invert yolo_fastest_xl at 160 px, 32 images in batches of 16, the same boxes; yolo_fastest looks at the images in work, rounded
+to 8 bit, at some iterations, and at the finished ones. Seconds are those of the optimisation alone, without these looks. Each run is a
+line of OUT.jsonl; runs that are there are not made again. At the end OUT.png and OUT.md.
+
+    python benchmarks/quality.py --out benchmarks/quality [--seeds 0 1 2] [--methods official_kl spine default]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
+
+from detkd.evaluation.coco import ap50
+from detkd.inversion.module import InversionModule, quantise
+from detkd.inversion.quality import detections_of
+from detkd.runtime import build, plotting
+from detkd.runtime.run import config_dir, quiet
+from detkd.structures import Target
+
+ALWAYS = ["+experiment=yolo_coco", "n_images=32", "batch_size=16", "resolution=160"]
+OFFICIAL = [
+    *(
+        "image=pixels",
+        "augmentation=diode",
+        "iterations=2500",
+        "stages.0.optimizer.lr=0.2",
+        "stages.0.optimizer.betas=[0.0,0.0]",
+    ),
+    *("loss.detection.weight=0.5", "loss.tv.weight=75", "loss.tv.of=augmented"),
+]
+METHODS: dict[str, tuple[str, list[str], tuple[int, ...]]] = {
+    "official_l2": (
+        "official optimiser and schedule, R_BN as in equation 5",
+        [*OFFICIAL, "loss.bn_stats.form=l2", "loss.bn_stats.weight=0.1"],
+        (100, 250, 500, 1000, 1500, 2000),
+    ),
+    "official_kl": (
+        "official optimiser and schedule, R_BN scale-free",
+        [*OFFICIAL, "loss.bn_stats.form=kl"],
+        (100, 250, 500, 1000, 1500, 2000),
+    ),
+    "spine": ("pyramid, 400 iterations", ["augmentation=diode", "iterations=400"], (25, 50, 100, 150, 200, 300)),
+    "default": ("yolo_coco as it is", [], (25, 50, 75, 100, 150, 200, 300)),
+}
+
+
+class Watch(lightning.Callback):
+    """Time the steps, and keep the images of each batch at some iterations."""
+
+    def __init__(self, marks: tuple[int, ...]) -> None:
+        self.marks = marks
+        self.seconds = 0.0
+        self.steps = 0
+        self.kept: dict[int, list[tuple[torch.Tensor, list[Target]]]] = {mark: [] for mark in marks}
+        self.final: list[tuple[torch.Tensor, list[Target]]] = []
+        self._start = 0.0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
+        work = outputs["work"]
+        if work is None:
+            return
+        if outputs["finished"] is not None:  # this step also judged the images
+            self.final.append((outputs["finished"].images, outputs["finished"].targets))
+            return
+        self.seconds += time.perf_counter() - self._start
+        self.steps += 1
+        if work.iteration + 1 in self.kept:
+            images, targets = module.current_images()
+            self.kept[work.iteration + 1].append((quantise(images), targets))
+
+
+def run(method: str, seed: int) -> dict[str, Any]:
+    """One set: its curve [(seconds, iterations, verifier AP50)], and what made it."""
+    _, overrides, marks = METHODS[method]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = compose("invert", [*ALWAYS, *overrides, f"seed={seed}", "compile=false"])
+    teacher = build.required(build.build_detector(cfg.teacher, "teacher"), "teacher")
+    verifier = build.required(build.build_detector(cfg.verifier, "verifier"), "verifier")
+    module: InversionModule = build.build_inversion(cfg, teacher, verifier)
+    watch = Watch(marks)
+    silent: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    lightning.Trainer(accelerator="cpu", devices=1, max_epochs=1, logger=False, callbacks=[watch], **silent).fit(module)
+    iterations = module.stages[-1].iterations
+    second = watch.seconds / watch.steps * module.n_batches  # of one iteration of all images
+    curve = []
+    for mark, parts in [*watch.kept.items(), (iterations, watch.final)]:
+        if len(parts) == module.n_batches:
+            found = [d for images, _ in parts for d in detections_of(verifier, images.float() / 255)]
+            value = ap50(found, [t for _, targets in parts for t in targets]).value
+            curve.append({"seconds": round(mark * second, 2), "iterations": mark, "verifier_ap50": round(value, 4)})
+    about = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {"method": method, "seed": seed, "seconds": curve[-1]["seconds"], "curve": curve, **about}
+
+
+def figure(runs: list[dict[str, Any]], path: Path) -> None:
+    """Verifier AP50 over seconds: a thin line a seed, a thick one through their means."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    methods = [m for m in METHODS if any(r["method"] == m for r in runs)]
+    for number, method in enumerate(methods):
+        colour = plotting.distinct(number)
+        own = [r["curve"] for r in runs if r["method"] == method]
+        for curve in own:
+            axes.plot([p["seconds"] for p in curve], [p["verifier_ap50"] for p in curve], color=colour, alpha=0.3, linewidth=1)
+        points = list(zip(*own))
+        mean = [[statistics.fmean(p[key] for p in point) for point in points] for key in ("seconds", "verifier_ap50")]
+        axes.plot(*mean, color=colour, marker="o", label=METHODS[method][0])
+    axes.set(xscale="log", xlabel="seconds of optimisation, 32 images", ylabel="AP50 of the verifier", ylim=(0, 1))
+    axes.legend(frameon=False, fontsize=8)
+    axes.grid(alpha=0.2)
+    plotting.save(figure, path)
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Means and spreads over seeds, and when each method reaches the best official mean."""
+    by_method = {m: [r for r in runs if r["method"] == m] for m in METHODS}
+    lines = ["| method | seeds | iterations | seconds | verifier AP50, mean (least, greatest) |", "|---|---|---|---|---|"]
+    for method, own in by_method.items():
+        if own:
+            last = [r["curve"][-1] for r in own]
+            scores = [p["verifier_ap50"] for p in last]
+            seconds = statistics.median(p["seconds"] for p in last)
+            spread = f"{statistics.fmean(scores):.3f} ({min(scores):.3f}, {max(scores):.3f})"
+            lines.append(f"| {METHODS[method][0]} | {len(own)} | {last[0]['iterations']} | {seconds:.0f} | {spread} |")
+    official = [
+        (statistics.fmean(r["curve"][-1]["verifier_ap50"] for r in own), statistics.median(r["seconds"] for r in own))
+        for method, own in by_method.items()
+        if own and method.startswith("official")
+    ]
+    if official:
+        score, seconds = max(official)
+        lines += ["", f"The better official form ends at {score:.3f} after {seconds:.0f} s. Means over seeds reach that"]
+        for method, own in by_method.items():
+            if own and not method.startswith("official"):
+                points = [
+                    (statistics.fmean(p["seconds"] for p in at), at[0]["iterations"])
+                    for at in zip(*(r["curve"] for r in own))
+                    if statistics.fmean(p["verifier_ap50"] for p in at) >= score
+                ]
+                when = f"after {points[0][0]:.0f} s, {points[0][0] / seconds:.3f} of its time" if points else "never"
+                lines.append(f"- {METHODS[method][0]}: {when}.")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/latest-quality"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    quiet()
+    log = args.out.with_suffix(".jsonl")
+    runs = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    for seed in args.seeds:
+        for method in args.methods:
+            if not any(r["method"] == method and r["seed"] == seed for r in runs):
+                runs.append(run(method, seed))
+                with log.open("a") as file:
+                    file.write(json.dumps(runs[-1]) + "\n")
+                print(method, seed, runs[-1]["curve"][-1], flush=True)
+    figure(runs, args.out.with_suffix(".png"))
+    args.out.with_suffix(".md").write_text(table(runs))
+    print(table(runs))
+
+
+if __name__ == "__main__":
+    main()
