@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from detkd.detectors.checkpoint import fingerprint, load_checkpoint, read_description, save_checkpoint
 from detkd.detectors.darknet.detector import yolov3_tiny
 from detkd.errors import InputError
+from detkd.structures import DetectorSpec
 
 CLASSES = ("Gänse", "traffic light", "x/y")
 
@@ -162,3 +164,23 @@ def test_fingerprint_looks_at_buffers_and_names() -> None:
     assert fingerprint(one) != fingerprint(detector(1))
     other.norms()[0].mean[0] += 1
     assert fingerprint(one) != fingerprint(other)
+
+
+def test_fingerprint_and_file_do_not_depend_on_the_memory_format(tmp_path: Path) -> None:
+    """A depthwise convolution's weights (C, 1, 3, 3) count as contiguous in both formats, with other strides."""
+
+    class Depthwise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.spec = DetectorSpec(("a",), (8, 8))
+            self.convs = nn.ModuleList([nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 1, 3), nn.Conv2d(1, 1, 1)])
+
+        def arguments(self) -> dict[str, object]:
+            return {}
+
+    plain, other = Depthwise(), Depthwise().to(memory_format=torch.channels_last)
+    assert fingerprint(plain) == fingerprint(other)  # type: ignore[arg-type]
+    save_checkpoint(plain, tmp_path / "plain.safetensors")  # type: ignore[arg-type]
+    save_checkpoint(other, tmp_path / "other.safetensors")  # type: ignore[arg-type]
+    assert (tmp_path / "plain.safetensors").read_bytes() == (tmp_path / "other.safetensors").read_bytes()

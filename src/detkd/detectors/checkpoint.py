@@ -159,7 +159,7 @@ def _fingerprint(state: Mapping[str, torch.Tensor]) -> str:
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(
-            tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
             if tensor.dim()
             else str(tensor.detach().cpu()).encode()
         )
