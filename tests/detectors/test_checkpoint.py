@@ -174,7 +174,9 @@ def test_fingerprint_and_file_do_not_depend_on_the_memory_format(tmp_path: Path)
             super().__init__()
             torch.manual_seed(0)
             self.spec = DetectorSpec(("a",), (8, 8))
-            self.convs = nn.ModuleList([nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 1, 3), nn.Conv2d(1, 1, 1)])
+            self.convs = nn.ModuleList(
+                [nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 1, 3), nn.Conv2d(1, 1, 1)]
+            )
 
         def arguments(self) -> dict[str, object]:
             return {}

@@ -9,8 +9,13 @@ from torch.nn import functional as F
 from detkd.errors import InputError
 from detkd.inversion.image import Pixels, PixelsFactory, Pyramid, PyramidFactory
 
-FACTORIES = [PixelsFactory(), PyramidFactory(levels=4), PyramidFactory(levels=4, colors="rgb")]
-IDS = ["pixels", "pyramid", "pyramid-rgb"]
+FACTORIES = [
+    PixelsFactory(),
+    PyramidFactory(levels=4),
+    PyramidFactory(levels=4, colors="rgb"),
+    PyramidFactory(levels=4, falloff=0.5),
+]
+IDS = ["pixels", "pyramid", "pyramid-rgb", "pyramid-falloff"]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -126,3 +131,17 @@ def test_no_level_and_unknown_colours_are_errors() -> None:
         PyramidFactory(levels=0)
     with pytest.raises(InputError, match="natural or rgb, got 'hsv'"):
         PyramidFactory(colors="hsv")
+
+
+def test_falloff_weighs_fine_maps_less() -> None:
+    values = torch.randn(2, 3, 8, 8, generator=generator())
+    maps = [values, torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 2)]
+    torch.testing.assert_close(Pyramid(maps, falloff=0.5)(), (values / 4).sigmoid())
+    coarse = [torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 4, 4), values[:, :, :2, :2]]
+    torch.testing.assert_close(Pyramid(coarse, falloff=0.5)(), Pyramid(coarse)())
+
+
+@pytest.mark.parametrize("falloff", [0, -0.5, 1.5])
+def test_falloff_is_a_fraction(falloff: float) -> None:
+    with pytest.raises(InputError, match="image.falloff: expected a factor above 0, at most 1, got"):
+        PyramidFactory(falloff=falloff)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from detkd.errors import InputError
-from detkd.inversion.augment import Augmentation, Brightness, Compose, Contrast, Cutout, Flip, Jitter, Zoom
+from detkd.inversion.augment import Augmentation, Brightness, Compose, Contrast, Cutout, Flip, Jitter, Noise, Zoom
 from detkd.structures import Target
 
-ALL: list[Callable[[], Augmentation]] = [Jitter, Flip, Zoom, Brightness, Contrast, Cutout]
+ALL: list[Callable[[], Augmentation]] = [Jitter, Flip, Zoom, Brightness, Contrast, Cutout, Noise]
 NAMES = [cls.__name__ for cls in ALL]
 
 
@@ -216,6 +216,14 @@ def test_compose_applies_in_order_and_none_is_identity() -> None:
     step_one = Brightness()(images, targets, draws)[0]
     by_hand = Contrast()(step_one, targets, draws)[0]
     assert torch.equal(Compose([Brightness(), Contrast()])(images, targets, generator())[0], by_hand)
+
+
+def test_noise_is_drawn_for_every_value() -> None:
+    images = torch.full((4, 3, 64, 64), 0.5)
+    noisy, _ = Noise(0.1)(images, [one_box(1, 1, 3, 3)] * 4, generator())
+    assert (noisy - images).std().item() == pytest.approx(0.1, rel=0.02)
+    assert (noisy - images).mean().abs() < 2e-3
+    assert len(noisy.unique()) > 0.9 * noisy.numel()
 
 
 @pytest.mark.parametrize("scale", [(1.5, 2.0), (0.4, 0.7), (0.7, 1.3)], ids=["enlarged", "reduced", "both"])

@@ -167,6 +167,19 @@ class Contrast:
         return images * (1 + self.std * draws), targets
 
 
+class Noise:
+    """Add N(0, std) to each pixel and channel. Ours: a detector's answer to fine patterns of its own making drowns in it."""
+
+    def __init__(self, std: float = 0.05) -> None:
+        self.std = std
+
+    def __call__(
+        self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
+    ) -> tuple[Tensor, Sequence[Target]]:
+        draws = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+        return images + self.std * draws, targets
+
+
 class Cutout:
     """With probability ``p`` set a rectangle of each image to 0: relative area in ``area``, height over width in ``ratio``.
 

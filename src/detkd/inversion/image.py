@@ -49,22 +49,26 @@ NATURAL_COLORS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 
 
 class Pyramid(nn.Module):
-    """Sigmoid of the sum of maps of 1, 1/2, 1/4, ... size, bilinearly upsampled.
+    """Sigmoid of a weighted sum of maps of 1, 1/2, 1/4, ... size, bilinearly upsampled.
 
     Args:
         maps: finest first, each (B, 3, h, w).
         colors: (3, 3) matrix from the maps' channels to RGB before the sigmoid; None leaves them as they are.
+        falloff: weight of a map relative to that of the next coarser; the coarsest has 1.
     """
 
-    def __init__(self, maps: list[Tensor], colors: Tensor | None = None) -> None:
+    def __init__(self, maps: list[Tensor], colors: Tensor | None = None, falloff: float = 1.0) -> None:
         super().__init__()
+        self.falloff = falloff
         self.maps = nn.ParameterList([nn.Parameter(m.clone()) for m in maps])
         self.register_buffer("colors", colors)
 
     def forward(self) -> Tensor:
-        total = self.maps[-1]
+        total, weight = self.maps[-1], 1.0
         for finer in reversed(self.maps[:-1]):  # upsampling level by level is a bilinear pyramid, at a third of the cost
-            total = finer + F.interpolate(total, size=finer.shape[-2:], mode="bilinear", align_corners=False)
+            weight *= self.falloff
+            total = F.interpolate(total, size=finer.shape[-2:], mode="bilinear", align_corners=False)
+            total = torch.add(total, finer, alpha=weight)
         if self.colors is not None:
             total = torch.einsum("rc,bchw->brhw", self.colors, total)
         return total.sigmoid()
@@ -102,16 +106,23 @@ class PixelsFactory:
 class PyramidFactory:
     """A pyramid of up to ``levels`` maps (the coarsest at least 2 pixels a side), drawn from N(0, std).
 
+    falloff: weight of a map relative to that of the next coarser. An optimiser moves all maps at one rate, so below 1 fine detail
+    forms more slowly: a prior for teachers that tolerate noise.
+
     colors: "natural" optimises brightness and two hues of natural images, so that one step moves brightness most, as images
     vary; "rgb" optimises the three channels alike.
     """
 
-    def __init__(self, levels: int = 6, std: float = 0.1, colors: Literal["natural", "rgb"] = "natural") -> None:
+    def __init__(
+        self, levels: int = 6, std: float = 0.1, colors: Literal["natural", "rgb"] = "natural", falloff: float = 1.0
+    ) -> None:
         if levels < 1:
             raise InputError(f"image.levels: expected at least one level, got {levels}")
+        if not 0 < falloff <= 1:
+            raise InputError(f"image.falloff: expected a factor above 0, at most 1, got {falloff}")
         if colors not in ("natural", "rgb"):
             raise InputError(f"image.colors: expected natural or rgb, got {colors!r}")
-        self.levels, self.std = levels, std
+        self.levels, self.std, self.falloff = levels, std, falloff
         matrix = torch.tensor(NATURAL_COLORS)
         self.colors = matrix / matrix.norm(dim=0).max() * 3**0.5 if colors == "natural" else None
 
@@ -119,6 +130,7 @@ class PyramidFactory:
         return Pyramid(
             [torch.randn(count, 3, *s, generator=generator, device=generator.device) * self.std for s in self._sizes(size)],
             self.colors,
+            self.falloff,
         )
 
     def resume(self, images: Tensor, size: tuple[int, int]) -> Pyramid:
@@ -135,7 +147,8 @@ class PyramidFactory:
             for finer in reversed(sizes[: len(sizes) - len(maps)]):
                 total = F.interpolate(total, size=finer, mode="bilinear", align_corners=False)
             rest = rest - total
-        return Pyramid([rest, *reversed(maps)], self.colors)
+        maps = [rest, *reversed(maps)]
+        return Pyramid([m / self.falloff ** (len(maps) - 1 - i) for i, m in enumerate(maps)], self.colors, self.falloff)
 
     def _sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         sizes = [size]
