@@ -143,5 +143,5 @@ def test_falloff_weighs_fine_maps_less() -> None:
 
 @pytest.mark.parametrize("falloff", [0, -0.5, 1.5])
 def test_falloff_is_a_fraction(falloff: float) -> None:
-    with pytest.raises(InputError, match="image.falloff: expected a factor above 0, at most 1, got"):
+    with pytest.raises(InputError, match=r"image\.falloff: expected a factor above 0, at most 1, got"):
         PyramidFactory(falloff=falloff)
