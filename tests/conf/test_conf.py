@@ -31,7 +31,7 @@ GROUPS = sorted({p.parent.name for p in CONF.glob("*/*.yaml")})
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 # which commands select from a group; an option that belongs to one of them only says so here
 USED_BY = {
-    "augmentation": {"invert": {"diode", "none"}, "distill": {"train", "mosaic", "tile", "multi_scale", "none"}},
+    "augmentation": {"invert": {"diode", "geometric", "none"}, "distill": {"train", "mosaic", "tile", "multi_scale", "none"}},
     "callbacks": {"invert": {"invert", "none"}, "distill": {"distill", "none"}},
     "data": {"distill": None, **{key: {"folder", "coco", "voc", "bdd100k"} for key in ("evaluate", "features", "export")}},
     "image": {"invert": None},
