@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detkd.detectors.compiled import CompiledForward
+from detkd.detectors.compiled import COMPILE_STEPS, CompiledForward
 from detkd.detectors.folding import TappedDetector
 
 Forward = Callable[[Tensor], Any]
@@ -51,24 +51,29 @@ def wrong(forward: Forward, images: Tensor) -> Any:
     return forward(images * 1.5)
 
 
-def test_only_prepared_shapes_are_compiled_and_only_for_gradients(
-    tapped: TappedDetector, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("choice", "steps", "compiled"),
+    [
+        (True, 1, True),
+        (True, 0, False),
+        (False, 10**6, False),
+        ("auto", COMPILE_STEPS, True),
+        ("auto", COMPILE_STEPS - 1, False),
+    ],
+)
+def test_what_is_compiled(
+    tapped: TappedDetector, monkeypatch: pytest.MonkeyPatch, choice: Any, steps: int, compiled: bool
 ) -> None:
     compiler = Compiler(plain)
     monkeypatch.setattr(torch, "compile", compiler)
-    forward = CompiledForward(tapped)
+    forward = CompiledForward(tapped, choice)
     images = torch.rand(2, 3, 32, 32)
-    forward(images)
-    assert (compiler.shapes, forward.seconds) == ([], 0.0)
-    forward.prepare(images)
-    assert forward.seconds > 0
-    forward.prepare(images)
-    assert compiler.shapes == [(2, 3, 32, 32)]
-    forward(images)
-    forward(images[:1])
-    with torch.no_grad():
-        forward(images)
-    assert compiler.shapes == [(2, 3, 32, 32)] * 2
+    forward(images, steps)
+    assert compiler.shapes == [(2, 3, 32, 32)] * (2 if compiled else 0)  # once to check it, once to use it
+    assert (forward.seconds > 0) == compiled
+    forward(images, steps)
+    forward(images[:1], 0)
+    assert compiler.shapes == [(2, 3, 32, 32)] * (3 if compiled else 0)
 
 
 @pytest.mark.parametrize(("change", "said"), [(broken, "no compiler here"), (wrong, "its gradient differs")])
@@ -77,33 +82,32 @@ def test_a_failure_is_said_once_and_all_goes_on_plain(
 ) -> None:
     compiler = Compiler(change)
     monkeypatch.setattr(torch, "compile", compiler)
-    forward = CompiledForward(tapped)
+    forward = CompiledForward(tapped, True)
     images = torch.rand(2, 3, 32, 32)
     with pytest.warns(RuntimeWarning, match=f"compile: .*TinyDetector.*goes on without it.*{said}") as warned:
-        forward.prepare(images)
+        prediction, _ = forward(images, 1)
     assert len(warned) == 1
     assert "second line" not in str(warned[0].message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        forward.prepare(images)
-        forward.prepare(images[:1])
-        prediction, _ = forward(images)
+        forward(images[:1], 1)
+        again, _ = forward(images, 1)
     assert len(compiler.shapes) == 1
     for name, raw in tapped.forward(images)[0].raw.items():
         assert torch.equal(prediction.raw[name], raw)
+        assert torch.equal(again.raw[name], raw)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU: install g++")
 def test_the_compiled_pass_is_the_plain_one(tapped: TappedDetector) -> None:
-    forward = CompiledForward(tapped)
+    forward = CompiledForward(tapped, True)
     images = torch.rand(2, 3, 32, 32)
-    forward.prepare(images)
-    assert forward.failure is None
     gradients = []
-    for run in (forward, tapped.forward):
+    for run in (lambda pixels: forward(pixels, 1), tapped.forward):
         pixels = images.clone().requires_grad_()
         prediction, observed = run(pixels)
+        assert forward.failure is None
         total = torch.stack([raw.square().sum() for raw in prediction.raw.values()]).sum()
         total = total + torch.stack([o.mean.square().sum() + o.var.sum() for o in observed]).sum()
         gradients.append(torch.autograd.grad(total, pixels)[0])

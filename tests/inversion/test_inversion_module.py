@@ -244,7 +244,7 @@ def test_what_is_compiled_follows_from_the_settings(
         return run
 
     monkeypatch.setattr(torch, "compile", compiler)
-    monkeypatch.setattr("detkd.inversion.module.COMPILE_STEPS", threshold)
+    monkeypatch.setattr("detkd.detectors.compiled.COMPILE_STEPS", threshold)
     module = make(teacher, compile=compile)
     finished = fit(module).finished
     assert seen == shapes

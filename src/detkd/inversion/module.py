@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from detkd.boxes import clip_xyxy
-from detkd.detectors.compiled import CompiledForward
+from detkd.detectors.compiled import CompiledForward, check_choice
 from detkd.detectors.folding import TappedDetector
-from detkd.detectors.norms import Observed
 from detkd.detectors.protocol import Detector, Sampling
 from detkd.errors import InputError
 from detkd.inversion.augment import Augmentation
@@ -33,10 +32,7 @@ from detkd.inversion.stage import Stage, Work, seed_of
 from detkd.inversion.warm_start import WarmStart
 from detkd.losses.composite import Composite
 from detkd.losses.step import Step
-from detkd.structures import Prediction, Target
-
-# Steps of one shape from which on "auto" compiles. Yolo-Fastest-XL at 16 x 160 px gains its 100 seconds back in 1,000 (two CPU cores).
-COMPILE_STEPS = 4000
+from detkd.structures import Target
 
 
 class InversionModule(lightning.LightningModule):
@@ -56,8 +52,7 @@ class InversionModule(lightning.LightningModule):
         look_every: iterations between looks for the best iterate of each image.
         check_every: iterations between checks for a loss that is not finite.
         fold, channels_last: see :class:`TappedDetector`.
-        compile: run the network through ``torch.compile``, for batches of ``batch_size`` (a smaller last one runs plain, unless it is the
-            only one); "auto" where the set takes at least :data:`COMPILE_STEPS` steps of one shape, so that it pays.
+        compile: see :class:`CompiledForward`; a smaller last batch is not compiled.
 
     The output of a training step is {"work": Work or None, "finished": Finished or None}, with "loss" where there is one.
     Raises InputError when the loss is not finite, naming the term and the iteration.
@@ -90,8 +85,7 @@ class InversionModule(lightning.LightningModule):
             raise InputError(f"expected n_images and batch_size of at least 1, got {n_images} and {batch_size}")
         if look_every < 1 or check_every < 1:
             raise InputError(f"expected look_every and log_every of at least 1, got {look_every} and {check_every}")
-        if compile != "auto" and not isinstance(compile, bool):
-            raise InputError(f"compile: expected auto, true or false, found {compile!r}")
+        check_choice(compile)
         if not stages:
             raise InputError("stages: expected at least one stage, got none")
         if unknown := sorted({name for stage in stages for name in stage.weights} - set(loss.weights)):
@@ -142,7 +136,7 @@ class InversionModule(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         self._tapped = TappedDetector(self.teacher, self.fold, self.channels_last)
-        self._compiled, self.compile_seconds = CompiledForward(self._tapped), 0.0
+        self._compiled, self.compile_seconds = CompiledForward(self._tapped, self.compiling), 0.0
         self._clock = (time.perf_counter(), 0)
 
     def on_fit_end(self) -> None:
@@ -225,6 +219,7 @@ class InversionModule(lightning.LightningModule):
     def _optimise(self, batch: Batch, stage: Stage, work: Work) -> Tensor:
         tapped = self._tapped
         assert tapped is not None
+        assert self._compiled is not None
         assert batch.image is not None
         assert batch.optimizer is not None
         assert batch.generator is not None
@@ -232,7 +227,8 @@ class InversionModule(lightning.LightningModule):
             group["lr"] = group["initial_lr"] * stage.lr_factor(work.iteration)
         clean = batch.image()
         images, targets = self.augmentation(clean, batch.targets, batch.generator)
-        prediction, statistics = self._forward(images, stage, work)
+        prediction, statistics = self._compiled(images, self._steps_alike(len(images), stage))
+        self.compile_seconds = self._compiled.seconds
         step = Step(images, targets, tapped.detector, prediction, clean_images=clean, statistics=statistics)
         total, parts = self.loss(step, stage.weights)
         if (work.iteration + 1) % self.check_every == 0 or work.iteration == 0:
@@ -245,20 +241,9 @@ class InversionModule(lightning.LightningModule):
         self._report(total, parts)
         return total.detach()
 
-    def _forward(self, images: Tensor, stage: Stage, work: Work) -> tuple[Prediction, Sequence[Observed]]:
-        assert self._compiled is not None
-        if work.iteration == 0 and self._compiles(len(images), stage):
-            self._compiled.prepare(images)
-            self.compile_seconds = self._compiled.seconds
-        return self._compiled(images)
-
-    def _compiles(self, count: int, stage: Stage) -> bool:
-        """Whether ``count`` images of a stage are worth the compiler; a matter of the settings alone, so that all processes agree."""
-        if count < min(self.batch_size, self.n_images):
-            return False
-        if self.compiling == "auto":
-            return (self.n_images // count) * stage.iterations >= COMPILE_STEPS
-        return self.compiling
+    def _steps_alike(self, count: int, stage: Stage) -> int:
+        """How many steps the whole set takes with ``count`` images at this stage; none of a last batch that is smaller than the others."""
+        return self.n_images // count * stage.iterations if count == min(self.batch_size, self.n_images) else 0
 
     @torch.no_grad()
     def _sample(self, batch: Batch, stage: Stage, sampling: FalsePositives) -> None:
