@@ -14,6 +14,7 @@ import json
 import os
 import statistics
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,22 @@ import lightning
 import torch
 from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional as F
 
+from detkd.detectors.protocol import Detector
 from detkd.evaluation.coco import ap50
-from detkd.inversion.module import InversionModule, quantise
+from detkd.inversion.module import quantise
 from detkd.inversion.quality import detections_of
 from detkd.runtime import build, plotting
 from detkd.runtime.run import config_dir, quiet
-from detkd.structures import Target
+from detkd.structures import Detection, Target
 
-ALWAYS = ["+experiment=yolo_coco", "n_images=32", "batch_size=16", "resolution=160"]
+ALWAYS = ["+experiment=yolo_coco", "n_images=32", "batch_size=16"]
+ONE_STAGE = ["stages.0.resolution=160", "stages.0.final_lr=0", "stages.1=null", "augmentation=diode"]
 OFFICIAL = [
-    *(
-        "image=pixels",
-        "augmentation=diode",
-        "iterations=2500",
-        "stages.0.optimizer.lr=0.2",
-        "stages.0.optimizer.betas=[0.0,0.0]",
-    ),
+    *ONE_STAGE,
+    *("image=pixels", "stages.0.iterations=2500", "stages.0.optimizer.lr=0.2", "stages.0.optimizer.betas=[0.0,0.0]"),
     *("loss.detection.weight=0.5", "loss.tv.weight=75", "loss.tv.of=augmented"),
 ]
 METHODS: dict[str, tuple[str, list[str], tuple[int, ...]]] = {
@@ -51,58 +51,70 @@ METHODS: dict[str, tuple[str, list[str], tuple[int, ...]]] = {
         [*OFFICIAL, "loss.bn_stats.form=kl"],
         (100, 250, 500, 1000, 1500, 2000),
     ),
-    "spine": ("pyramid, 400 iterations", ["augmentation=diode", "iterations=400"], (25, 50, 100, 150, 200, 300)),
-    "default": ("yolo_coco as it is", [], (25, 50, 75, 100, 150, 200, 300)),
+    "spine": (
+        "pyramid, 400 iterations",
+        [*ONE_STAGE, "stages.0.iterations=400", "loss.tv.weight=2"],
+        (25, 50, 100, 150, 200, 300),
+    ),
+    "default": ("yolo_coco as it is", [], (25, 50, 100, 150, 175, 200, 250)),
 }
 
 
 class Watch(lightning.Callback):
-    """Time the steps, and keep the images of each batch at some iterations."""
+    """Time the steps, and keep the images of each batch at some iterations, counted over all stages.
+
+    kept: by iteration, of each batch its images (B, 3, H, W) uint8, its targets, and the seconds that they have taken.
+    """
 
     def __init__(self, marks: tuple[int, ...]) -> None:
         self.marks = marks
-        self.seconds = 0.0
-        self.steps = 0
-        self.kept: dict[int, list[tuple[torch.Tensor, list[Target]]]] = {mark: [] for mark in marks}
-        self.final: list[tuple[torch.Tensor, list[Target]]] = []
-        self._start = 0.0
+        self.kept: dict[int, list[tuple[Tensor, list[Target], float]]] = defaultdict(list)
+        self._start = self._seconds = self._last = 0.0
+        self._iterations = 0
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
-        work = outputs["work"]
-        if work is None:
+        if outputs["work"] is None:
             return
-        if outputs["finished"] is not None:  # this step also judged the images
-            self.final.append((outputs["finished"].images, outputs["finished"].targets))
-            return
-        self.seconds += time.perf_counter() - self._start
-        self.steps += 1
-        if work.iteration + 1 in self.kept:
+        finished = outputs["finished"]
+        if finished is None:  # the last step also judges the images: it counts as the one before
+            self._last = time.perf_counter() - self._start
+        self._seconds += self._last
+        self._iterations += 1
+        if finished is not None:
+            self.kept[self._iterations].append((finished.images, finished.targets, self._seconds))
+            self._seconds, self._iterations = 0.0, 0
+        elif self._iterations in self.marks:
             images, targets = module.current_images()
-            self.kept[work.iteration + 1].append((quantise(images), targets))
+            self.kept[self._iterations].append((quantise(images), targets, self._seconds))
+
+
+def seen(verifier: Detector, images: Tensor, targets: list[Target], side: int) -> tuple[list[Detection], list[Target]]:
+    """What the verifier finds in images brought to ``side`` pixels, and the boxes there."""
+    factor = side / images.shape[-1]
+    shown = F.interpolate(images.float() / 255, size=(side, side), mode="bilinear", align_corners=False)
+    return detections_of(verifier, shown), [{"boxes": t["boxes"] * factor, "labels": t["labels"]} for t in targets]
 
 
 def run(method: str, seed: int) -> dict[str, Any]:
-    """One set: its curve [(seconds, iterations, verifier AP50)], and what made it."""
+    """One set: its curve of seconds, iterations and the verifier's AP50, and what made it."""
     _, overrides, marks = METHODS[method]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         cfg = compose("invert", [*ALWAYS, *overrides, f"seed={seed}", "compile=false"])
     teacher = build.required(build.build_detector(cfg.teacher, "teacher"), "teacher")
     verifier = build.required(build.build_detector(cfg.verifier, "verifier"), "verifier")
-    module: InversionModule = build.build_inversion(cfg, teacher, verifier)
+    module = build.build_inversion(cfg, teacher, verifier)
     watch = Watch(marks)
     silent: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     lightning.Trainer(accelerator="cpu", devices=1, max_epochs=1, logger=False, callbacks=[watch], **silent).fit(module)
-    iterations = module.stages[-1].iterations
-    second = watch.seconds / watch.steps * module.n_batches  # of one iteration of all images
     curve = []
-    for mark, parts in [*watch.kept.items(), (iterations, watch.final)]:
-        if len(parts) == module.n_batches:
-            found = [d for images, _ in parts for d in detections_of(verifier, images.float() / 255)]
-            value = ap50(found, [t for _, targets in parts for t in targets]).value
-            curve.append({"seconds": round(mark * second, 2), "iterations": mark, "verifier_ap50": round(value, 4)})
+    for mark, parts in sorted(watch.kept.items()):
+        looks = [seen(verifier, images, targets, module.stages[-1].resolution[0]) for images, targets, _ in parts]
+        value = ap50([d for found, _ in looks for d in found], [t for _, targets in looks for t in targets]).value
+        seconds = sum(seconds for *_, seconds in parts)
+        curve.append({"seconds": round(seconds, 2), "iterations": mark, "verifier_ap50": round(value, 4)})
     about = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     return {"method": method, "seed": seed, "seconds": curve[-1]["seconds"], "curve": curve, **about}
 
