@@ -258,6 +258,12 @@ def test_a_damaged_set(damage: str, refused: Callable[..., str], tiny_distill: l
     assert "expected" in message
 
 
+def test_a_world_without_its_data_says_which_folder(refused: Callable[..., str], detectors: Path) -> None:
+    teacher = f"teacher.path={detectors / 'teacher.safetensors'}"
+    message = refused("distill", "+experiment=bccd_student", "+row=images/carla256", teacher, "world.shared=elsewhere")
+    assert re.search(r"elsewhere/data/carla256: expected a folder", message)
+
+
 @pytest.mark.parametrize("root", ["nothing-here", "empty"])
 def test_no_images(root: str, refused: Callable[..., str], tiny_distill: list[str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
