@@ -11,6 +11,8 @@ _SCORES = {
     "ap_small": "AP of small boxes",
     "ap_medium": "AP of medium boxes",
     "ap_large": "AP of large boxes",
+    "teacher_ap50": "AP50 of the teacher on inverted images",
+    "verifier_ap50": "AP50 of the verifier on inverted images",
     "mpc": "mean AP under corruptions",
     "mpc50": "mean AP50 under corruptions",
     "rpc": "share of the clean AP under corruptions",
