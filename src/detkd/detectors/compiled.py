@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ from detkd.detectors.norms import Observed
 from detkd.errors import InputError
 from detkd.structures import Prediction
 
+Forward = Callable[[Tensor], tuple[Prediction, Sequence[Observed]]]
 # Steps of one shape from which on "auto" compiles. Yolo-Fastest-XL at 16 x 160 px gains its 100 seconds back in 1,000 (two CPU cores).
 COMPILE_STEPS = 4000
 TOLERANCE = 0.05  # of the gradient's length; float32 differs by 1e-6, bfloat16 by some hundredths
@@ -31,7 +32,7 @@ class CompiledForward:
     """:meth:`TappedDetector.forward` through ``torch.compile``, shape by shape.
 
     Args:
-        choice: True compiles every shape that takes more than one step, False none, "auto" those that take at least :data:`COMPILE_STEPS`.
+        choice: True compiles every shape that takes any steps, False none, "auto" those that take at least :data:`COMPILE_STEPS`.
 
     A shape is compiled, forward and backward, and checked against the plain pass, when it first comes; all others run as they are. Where
     the compiler fails, or what it made disagrees, that is said once, as a RuntimeWarning, and all runs plain from then on.
@@ -46,7 +47,7 @@ class CompiledForward:
         self.least = COMPILE_STEPS if choice == "auto" else 1 if choice else math.inf
         self.seconds = 0.0
         self.failure: str | None = None
-        self._compiled = torch.compile(tapped.forward, dynamic=False)
+        self._compiled: Forward | None = None  # made when first wanted: torch.compile takes seconds to import
         self._ready: set[tuple[int, ...]] = set()
 
     def __call__(self, images: Tensor, steps: int) -> tuple[Prediction, Sequence[Observed]]:
@@ -54,6 +55,7 @@ class CompiledForward:
         if steps >= self.least and self.failure is None:
             self._prepare(images)
             if self.failure is None:
+                assert self._compiled is not None
                 return self._compiled(images)
         return self.tapped.forward(images)
 
@@ -64,8 +66,9 @@ class CompiledForward:
             return
         start = time.perf_counter()
         try:
+            self._compiled = self._compiled or torch.compile(self.tapped.forward, dynamic=False)
             with torch.enable_grad():
-                ours, plain = self._gradient(images, compiled=True), self._gradient(images, compiled=False)
+                ours, plain = _gradient(self._compiled, images), _gradient(self.tapped.forward, images)
             difference = float((ours - plain).norm() / plain.norm().clamp_min(1e-12))
             if not difference <= TOLERANCE:
                 raise RuntimeError(f"its gradient differs from that of the plain pass by {difference:.2g} of its length")
@@ -80,14 +83,13 @@ class CompiledForward:
             )
         self.seconds += time.perf_counter() - start
 
-    def _gradient(self, images: Tensor, compiled: bool) -> Tensor:
-        """Gradient to the pixels of something that every output has a part in."""
-        pixels = images.detach().clone().requires_grad_()
-        prediction, observed = (self._compiled if compiled else self.tapped.forward)(pixels)
-        total = torch.stack([raw.float().square().mean() for raw in prediction.raw.values()]).sum()
-        for o in observed:
-            total = (
-                total + ((o.mean - o.norm.mean).square() / (o.norm.var + 1e-5)).mean() + (o.var / (o.norm.var + 1e-5)).mean()
-            )
-        (gradient,) = torch.autograd.grad(total, pixels)
-        return gradient.float()
+
+def _gradient(forward: Forward, images: Tensor) -> Tensor:
+    """Gradient to the pixels of something that every output has a part in."""
+    pixels = images.detach().clone().requires_grad_()
+    prediction, observed = forward(pixels)
+    total = torch.stack([raw.float().square().mean() for raw in prediction.raw.values()]).sum()
+    for o in observed:
+        total = total + ((o.mean - o.norm.mean).square() / (o.norm.var + 1e-5)).mean() + (o.var / (o.norm.var + 1e-5)).mean()
+    (gradient,) = torch.autograd.grad(total, pixels)
+    return gradient.float()
