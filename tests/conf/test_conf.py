@@ -196,6 +196,21 @@ def test_sweeps_name_the_command_that_runs_them_and_every_job_composes(path: Pat
     assert len(folders) == math.prod(map(len, axes))  # stable names, each its own: so a sweep can go on where it was cut off
 
 
+@pytest.mark.parametrize("experiment", ["scenes_invert", "bccd_invert", "yolo_coco"])
+def test_rows_say_the_same_in_every_world(experiment: str) -> None:
+    """What an experiment sets of a layout or an augmentation must not show through a row that names another."""
+    base = [f"+experiment={experiment}", "+sweep=table2"]
+    for row, names in {"none": [], "jitter": ["Jitter"], "all": ["Jitter", "Flip", "Brightness", "Contrast", "Cutout"]}.items():
+        made = build.build_list(compose_command("invert", *base, f"+row=augmentations/{row}").augmentation)
+        assert [type(item).__name__ for item in made] == names
+    base[1] = "+sweep=images"
+    layout = instantiate(compose_command("invert", *base, "+row=inverted/one_box").layout, _convert_="all")
+    targets = layout(8, ("a", "b"), (64, 64), torch.Generator().manual_seed(0))
+    assert [len(target["labels"]) for target in targets] == [1] * 8
+    node = compose_command("invert", *base, "+row=inverted/labels", f"world.labels='{__file__}'").layout
+    assert type(instantiate(node, _convert_="all")).__name__ == "LabelledBoxes"
+
+
 @pytest.mark.parametrize("path", sorted(CONF.glob("gpu/*.yaml")), ids=lambda p: p.stem)
 def test_sizes_for_a_gpu_compose_with_their_command(path: Path) -> None:
     match = re.fullmatch(r"# python -m detkd\.(\w+) -m (.+)", path.read_text().splitlines()[1])
