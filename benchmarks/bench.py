@@ -129,7 +129,7 @@ def inversion_module(detector: Detector, batch: int, steps: int, compile: bool =
         },
         {"detection": 1.0, "bn_stats": 1.0, "tv": 2.0, "pixel_l2": 1e-4},
     )
-    stage = Stage((160, 160), steps, partial(torch.optim.Adam, lr=0.03, betas=(0.9, 0.99)))
+    stage = Stage((160, 160), steps, partial(torch.optim.Adam, lr=0.03, betas=(0.9, 0.99), fused=True))
     augmentation = Compose([Jitter(), Flip(), Brightness(), Contrast(), Cutout()])
     settings: dict[str, Any] = {"n_images": batch, "batch_size": batch, "look_every": 10**6, "compile": compile}
     return InversionModule(detector, PyramidFactory(), loss, UniformBoxes(), augmentation, [stage], **settings)

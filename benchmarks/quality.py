@@ -1,8 +1,12 @@
 """How good inverted images are after how many seconds: verifier AP50 over time, for the official schedule and for ours.
 
 All methods invert yolo_fastest_xl at 160 px, 32 images in batches of 16, the same boxes; yolo_fastest looks at the images in work, rounded
-to 8 bit, at some iterations, and at the finished ones. Seconds are those of the optimisation alone, without these looks. Each run is a
-line of OUT.jsonl; runs that are there are not made again. At the end OUT.png and OUT.md.
+to 8 bit, at some iterations, and at the finished ones. Each run is a line of OUT.jsonl; runs that are there are not made again. At the end
+OUT.png and OUT.md.
+
+A shared machine is never equally fast for an hour, so seconds are not those of the runs: what a step of each stage costs is measured in
+pairs with the bare forward and backward of the network (benchmarks/bench.py), the median ratio of them, at the end of every call; seconds
+are steps x ratio x the median bare step of all pairs.
 
     python benchmarks/quality.py --out benchmarks/quality [--seeds 0 1 2] [--methods official_kl spine default]
 """
@@ -10,16 +14,17 @@ line of OUT.jsonl; runs that are there are not made again. At the end OUT.png an
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from bench import WARM_UP, Pairs, bare_inversion
 from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -27,7 +32,7 @@ from torch.nn import functional as F
 
 from detkd.detectors.protocol import Detector
 from detkd.evaluation.coco import ap50
-from detkd.inversion.module import quantise
+from detkd.inversion.module import InversionModule, quantise
 from detkd.inversion.quality import detections_of
 from detkd.runtime import build, plotting
 from detkd.runtime.run import config_dir, quiet
@@ -61,34 +66,27 @@ METHODS: dict[str, tuple[str, list[str], tuple[int, ...]]] = {
 
 
 class Watch(lightning.Callback):
-    """Time the steps, and keep the images of each batch at some iterations, counted over all stages.
+    """Keep the images of each batch at some iterations, counted over all stages.
 
-    kept: by iteration, of each batch its images (B, 3, H, W) uint8, its targets, and the seconds that they have taken.
+    kept: by iteration, of each batch its images (B, 3, H, W) uint8 and its targets.
     """
 
     def __init__(self, marks: tuple[int, ...]) -> None:
         self.marks = marks
-        self.kept: dict[int, list[tuple[Tensor, list[Target], float]]] = defaultdict(list)
-        self._start = self._seconds = self._last = 0.0
+        self.kept: dict[int, list[tuple[Tensor, list[Target]]]] = defaultdict(list)
         self._iterations = 0
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
         if outputs["work"] is None:
             return
         finished = outputs["finished"]
-        if finished is None:  # the last step also judges the images: it counts as the one before
-            self._last = time.perf_counter() - self._start
-        self._seconds += self._last
         self._iterations += 1
         if finished is not None:
-            self.kept[self._iterations].append((finished.images, finished.targets, self._seconds))
-            self._seconds, self._iterations = 0.0, 0
+            self.kept[self._iterations].append((finished.images, finished.targets))
+            self._iterations = 0
         elif self._iterations in self.marks:
             images, targets = module.current_images()
-            self.kept[self._iterations].append((quantise(images), targets, self._seconds))
+            self.kept[self._iterations].append((quantise(images), targets))
 
 
 def seen(verifier: Detector, images: Tensor, targets: list[Target], side: int) -> tuple[list[Detection], list[Target]]:
@@ -98,25 +96,74 @@ def seen(verifier: Detector, images: Tensor, targets: list[Target], side: int) -
     return detections_of(verifier, shown), [{"boxes": t["boxes"] * factor, "labels": t["labels"]} for t in targets]
 
 
-def run(method: str, seed: int) -> dict[str, Any]:
-    """One set: its curve of seconds, iterations and the verifier's AP50, and what made it."""
-    _, overrides, marks = METHODS[method]
+def inversion(method: str, *overrides: str) -> tuple[InversionModule, Detector, Detector, Any]:
+    """The module of a method, its teacher, the verifier and the settings."""
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("invert", [*ALWAYS, *overrides, f"seed={seed}", "compile=false"])
+        cfg = compose("invert", [*ALWAYS, *METHODS[method][1], *overrides, "compile=false"])
     teacher = build.required(build.build_detector(cfg.teacher, "teacher"), "teacher")
     verifier = build.required(build.build_detector(cfg.verifier, "verifier"), "verifier")
-    module = build.build_inversion(cfg, teacher, verifier)
-    watch = Watch(marks)
+    return build.build_inversion(cfg, teacher, verifier), teacher, verifier, cfg
+
+
+def fit(module: InversionModule, callback: lightning.Callback) -> None:
     silent: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    lightning.Trainer(accelerator="cpu", devices=1, max_epochs=1, logger=False, callbacks=[watch], **silent).fit(module)
+    lightning.Trainer(accelerator="cpu", devices=1, max_epochs=1, logger=False, callbacks=[callback], **silent).fit(module)
+
+
+def run(method: str, seed: int) -> dict[str, Any]:
+    """One set: the verifier's AP50 over iterations."""
+    module, _, verifier, _ = inversion(method, f"seed={seed}")
+    watch = Watch(METHODS[method][2])
+    fit(module, watch)
     curve = []
     for mark, parts in sorted(watch.kept.items()):
-        looks = [seen(verifier, images, targets, module.stages[-1].resolution[0]) for images, targets, _ in parts]
+        looks = [seen(verifier, images, targets, module.stages[-1].resolution[0]) for images, targets in parts]
         value = ap50([d for found, _ in looks for d in found], [t for _, targets in looks for t in targets]).value
-        seconds = sum(seconds for *_, seconds in parts)
-        curve.append({"seconds": round(seconds, 2), "iterations": mark, "verifier_ap50": round(value, 4)})
-    about = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    return {"method": method, "seed": seed, "seconds": curve[-1]["seconds"], "curve": curve, **about}
+        curve.append({"iterations": mark, "verifier_ap50": round(value, 4)})
+    return {"method": method, "seed": seed, "curve": curve, "torch": torch.__version__}
+
+
+def costs(method: str, pairs: int) -> dict[str, Any]:
+    """What a step of each stage costs in bare steps. The looks for the best iterate, a forward pass every 25 steps, are left out for all."""
+    module, teacher, _, _ = inversion(method, "n_images=16", f"look_every={10**6}")
+    lengths = [stage.iterations for stage in module.stages]
+    module.stages = [dataclasses.replace(stage, iterations=WARM_UP + pairs) for stage in module.stages]
+    bare = Pairs(bare_inversion(teacher, 16, argparse.Namespace(device="cpu", precision="32-true")), torch.device("cpu"))
+    fit(module, bare)
+    stages = []
+    for number, iterations in enumerate(lengths):
+        part = slice(
+            number * (WARM_UP + pairs) + WARM_UP, (number + 1) * (WARM_UP + pairs) - 1
+        )  # the last step also ends the stage
+        ratio = statistics.median(
+            full / bare for full, bare in zip(bare.full_seconds[part], bare.bare_seconds[part], strict=True)
+        )
+        stages.append({"iterations": iterations, "ratio": round(ratio, 3)})
+    return {"method": method, "stages": stages, "bare_ms": [round(1e3 * seconds, 1) for seconds in bare.bare_seconds]}
+
+
+def timed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs among the lines, each point of their curves with its seconds for both batches."""
+    bare = statistics.median(ms for line in lines for ms in line.get("bare_ms", [])) / 1e3
+    ratios = defaultdict(list)
+    for line in lines:
+        if "stages" in line:
+            ratios[line["method"]].append([stage["ratio"] for stage in line["stages"]])
+    lengths = {line["method"]: [stage["iterations"] for stage in line["stages"]] for line in lines if "stages" in line}
+
+    def seconds(method: str, iterations: int) -> float:
+        total, before = 0.0, 0
+        for number, length in enumerate(lengths[method]):
+            ratio = statistics.median(r[number] for r in ratios[method])
+            total += min(max(iterations - before, 0), length) * ratio
+            before += length
+        return 2 * bare * total
+
+    return [
+        line | {"curve": [point | {"seconds": seconds(line["method"], point["iterations"])} for point in line["curve"]]}
+        for line in lines
+        if "curve" in line
+    ]
 
 
 def figure(runs: list[dict[str, Any]], path: Path) -> None:
@@ -146,11 +193,11 @@ def table(runs: list[dict[str, Any]]) -> str:
         if own:
             last = [r["curve"][-1] for r in own]
             scores = [p["verifier_ap50"] for p in last]
-            seconds = statistics.median(p["seconds"] for p in last)
+            seconds = last[0]["seconds"]
             spread = f"{statistics.fmean(scores):.3f} ({min(scores):.3f}, {max(scores):.3f})"
             lines.append(f"| {METHODS[method][0]} | {len(own)} | {last[0]['iterations']} | {seconds:.0f} | {spread} |")
     official = [
-        (statistics.fmean(r["curve"][-1]["verifier_ap50"] for r in own), statistics.median(r["seconds"] for r in own))
+        (statistics.fmean(r["curve"][-1]["verifier_ap50"] for r in own), own[0]["curve"][-1]["seconds"])
         for method, own in by_method.items()
         if own and method.startswith("official")
     ]
@@ -160,7 +207,7 @@ def table(runs: list[dict[str, Any]]) -> str:
         for method, own in by_method.items():
             if own and not method.startswith("official"):
                 points = [
-                    (statistics.fmean(p["seconds"] for p in at), at[0]["iterations"])
+                    (at[0]["seconds"], at[0]["iterations"])
                     for at in zip(*(r["curve"] for r in own))
                     if statistics.fmean(p["verifier_ap50"] for p in at) >= score
                 ]
@@ -174,19 +221,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/latest-quality"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     quiet()
     log = args.out.with_suffix(".jsonl")
-    runs = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    def add(line: dict[str, Any]) -> None:
+        lines.append(line)
+        with log.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
     for seed in args.seeds:
         for method in args.methods:
-            if not any(r["method"] == method and r["seed"] == seed for r in runs):
-                runs.append(run(method, seed))
-                with log.open("a") as file:
-                    file.write(json.dumps(runs[-1]) + "\n")
-                print(method, seed, runs[-1]["curve"][-1], flush=True)
+            if not any(line["method"] == method and line.get("seed") == seed for line in lines):
+                add(run(method, seed))
+                print(method, seed, lines[-1]["curve"][-1], flush=True)
+    for _ in range(2):  # twice, in turn
+        for method in args.methods:
+            add(costs(method, args.pairs))
+    runs = timed(lines)
     figure(runs, args.out.with_suffix(".png"))
     args.out.with_suffix(".md").write_text(table(runs))
     print(table(runs))

@@ -96,9 +96,11 @@ class Flip:
     def __call__(
         self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
     ) -> tuple[Tensor, Sequence[Target]]:
-        batch, width = images.shape[0], images.shape[-1]
+        batch, _, height, width = images.shape
         flipped = torch.rand(batch, generator=generator, device=images.device) < self.p
-        images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
+        columns = torch.arange(width, device=images.device)
+        columns = torch.where(flipped[:, None], width - 1 - columns, columns)  # (B, W)
+        images = _Permute.apply(images, torch.arange(height, device=images.device).expand(batch, -1), columns)
         index, boxes, _ = join_targets(targets)
         mirrored = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1)
         has_area = (area_xyxy(boxes) > 0)[:, None]

@@ -5,6 +5,7 @@ The parametrisation matters as much as the loss: a pyramid lets one step move wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkd.errors import InputError
+from detkd.inversion.doubling import doubled
 
 
 class Image(Protocol):
@@ -67,10 +69,12 @@ class Pyramid(nn.Module):
         total, weight = self.maps[-1], 1.0
         for finer in reversed(self.maps[:-1]):  # upsampling level by level is a bilinear pyramid, at a third of the cost
             weight *= self.falloff
-            total = F.interpolate(total, size=finer.shape[-2:], mode="bilinear", align_corners=False)
-            total = torch.add(total, finer, alpha=weight)
+            total = torch.add(_enlarged(total, finer.shape[-2:]), finer, alpha=weight)
         if self.colors is not None:
-            total = torch.einsum("rc,bchw->brhw", self.colors, total)
+            with torch.autocast(
+                total.device.type, enabled=False
+            ):  # a bfloat16 has 8 bits, and an image needs 8 after the sigmoid
+                total = (self.colors @ total.flatten(2)).view_as(total)
         return total.sigmoid()
 
     def project(self) -> None:
@@ -145,7 +149,7 @@ class PyramidFactory:
             maps.append(band)
             total = band
             for finer in reversed(sizes[: len(sizes) - len(maps)]):
-                total = F.interpolate(total, size=finer, mode="bilinear", align_corners=False)
+                total = _enlarged(total, finer)
             rest = rest - total
         maps = [rest, *reversed(maps)]
         return Pyramid([m / self.falloff ** (len(maps) - 1 - i) for i, m in enumerate(maps)], self.colors, self.falloff)
@@ -155,6 +159,13 @@ class PyramidFactory:
         while len(sizes) < self.levels and min(sizes[-1]) >= 4:
             sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
         return sizes
+
+
+def _enlarged(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinearly upsampled to ``size``."""
+    if (2 * images.shape[-2], 2 * images.shape[-1]) == tuple(size):
+        return doubled(images)
+    return F.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:

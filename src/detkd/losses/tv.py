@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.losses.step import Step
+
+ALL, LATER, EARLIER = slice(None), slice(1, None), slice(None, -1)
+# Where pixels are and where their neighbours: right, below, below to the right, below to the left.
+DIRECTIONS = (
+    ((..., ALL, EARLIER), (..., ALL, LATER)),
+    ((..., EARLIER, ALL), (..., LATER, ALL)),
+    ((..., EARLIER, EARLIER), (..., LATER, LATER)),
+    ((..., EARLIER, LATER), (..., LATER, EARLIER)),
+)
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -17,18 +28,30 @@ def total_variation(images: Tensor) -> Tensor:
     images: (B, 3, H, W). A *mean* over pixels, so that weights hold at any resolution; equation 4 sums two directions.
     A direction in which the image is one pixel wide counts 0.
     """
-    x = images.float()
-    differences = (
-        x[:, :, :, 1:] - x[:, :, :, :-1],
-        x[:, :, 1:, :] - x[:, :, :-1, :],
-        x[:, :, 1:, 1:] - x[:, :, :-1, :-1],
-        x[:, :, 1:, :-1] - x[:, :, :-1, 1:],
-    )
-    total = x.new_zeros(())
-    for d in differences:
-        if d.numel():
-            total = total + d.abs().mean()
-    return total
+    return _TotalVariation.apply(images.float())
+
+
+class _TotalVariation(torch.autograd.Function):
+    """The gradient is made on the way forward: on a CPU a third of the time of four differences that autograd goes back through."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total, gradient = x.new_zeros(()), torch.zeros_like(x)
+        for here, there in DIRECTIONS:
+            difference = x[there] - x[here]
+            if difference.numel():
+                total += difference.abs().mean()
+                share = difference.sign_().div_(difference.numel())
+                gradient[there] += share
+                gradient[here] -= share
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream
 
 
 class TotalVariation(nn.Module):
