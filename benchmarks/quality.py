@@ -58,7 +58,7 @@ METHODS: dict[str, tuple[str, list[str], tuple[int, ...]]] = {
     ),
     "spine": (
         "pyramid, 400 iterations",
-        [*ONE_STAGE, "stages.0.iterations=400", "loss.tv.weight=2"],
+        [*ONE_STAGE, "stages.0.iterations=400", "image.levels=5", "loss.tv.weight=2"],
         (25, 50, 100, 150, 200, 300),
     ),
     "default": ("yolo_coco as it is", [], (25, 50, 100, 150, 175, 200, 250)),
@@ -96,13 +96,13 @@ def seen(verifier: Detector, images: Tensor, targets: list[Target], side: int) -
     return detections_of(verifier, shown), [{"boxes": t["boxes"] * factor, "labels": t["labels"]} for t in targets]
 
 
-def inversion(method: str, *overrides: str) -> tuple[InversionModule, Detector, Detector, Any]:
-    """The module of a method, its teacher, the verifier and the settings."""
+def inversion(method: str, *overrides: str) -> tuple[InversionModule, Detector, Detector]:
+    """The module of a method, its teacher and the verifier."""
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         cfg = compose("invert", [*ALWAYS, *METHODS[method][1], *overrides, "compile=false"])
     teacher = build.required(build.build_detector(cfg.teacher, "teacher"), "teacher")
     verifier = build.required(build.build_detector(cfg.verifier, "verifier"), "verifier")
-    return build.build_inversion(cfg, teacher, verifier), teacher, verifier, cfg
+    return build.build_inversion(cfg, teacher, verifier), teacher, verifier
 
 
 def fit(module: InversionModule, callback: lightning.Callback) -> None:
@@ -112,7 +112,7 @@ def fit(module: InversionModule, callback: lightning.Callback) -> None:
 
 def run(method: str, seed: int) -> dict[str, Any]:
     """One set: the verifier's AP50 over iterations."""
-    module, _, verifier, _ = inversion(method, f"seed={seed}")
+    module, _, verifier = inversion(method, f"seed={seed}")
     watch = Watch(METHODS[method][2])
     fit(module, watch)
     curve = []
@@ -125,19 +125,17 @@ def run(method: str, seed: int) -> dict[str, Any]:
 
 def costs(method: str, pairs: int) -> dict[str, Any]:
     """What a step of each stage costs in bare steps. The looks for the best iterate, a forward pass every 25 steps, are left out for all."""
-    module, teacher, _, _ = inversion(method, "n_images=16", f"look_every={10**6}")
+    module, teacher, _ = inversion(method, "n_images=16", f"look_every={10**6}")
     lengths = [stage.iterations for stage in module.stages]
     module.stages = [dataclasses.replace(stage, iterations=WARM_UP + pairs) for stage in module.stages]
     bare = Pairs(bare_inversion(teacher, 16, argparse.Namespace(device="cpu", precision="32-true")), torch.device("cpu"))
     fit(module, bare)
     stages = []
     for number, iterations in enumerate(lengths):
-        part = slice(
-            number * (WARM_UP + pairs) + WARM_UP, (number + 1) * (WARM_UP + pairs) - 1
-        )  # the last step also ends the stage
-        ratio = statistics.median(
-            full / bare for full, bare in zip(bare.full_seconds[part], bare.bare_seconds[part], strict=True)
-        )
+        first = number * (WARM_UP + pairs)
+        part = slice(first + WARM_UP, first + WARM_UP + pairs - 1)  # the last step also ends the stage
+        steps = zip(bare.full_seconds[part], bare.bare_seconds[part], strict=True)
+        ratio = statistics.median(full / alone for full, alone in steps)
         stages.append({"iterations": iterations, "ratio": round(ratio, 3)})
     return {"method": method, "stages": stages, "bare_ms": [round(1e3 * seconds, 1) for seconds in bare.bare_seconds]}
 
