@@ -57,11 +57,14 @@ METHODS: dict[str, tuple[str, list[str], tuple[int, ...]]] = {
         (100, 250, 500, 1000, 1500, 2000),
     ),
     "spine": (
-        "pyramid, 400 iterations",
-        [*ONE_STAGE, "stages.0.iterations=400", "image.levels=5", "loss.tv.weight=2"],
+        "pyramid, Adam with momentum, 400 iterations",
+        [
+            *(*ONE_STAGE, "stages.0.iterations=400", "stages.0.optimizer.lr=0.03", "stages.0.optimizer.betas=[0.9,0.99]"),
+            *("image.levels=5", "loss.tv.weight=2"),
+        ],
         (25, 50, 100, 150, 200, 300),
     ),
-    "default": ("yolo_coco as it is", [], (25, 50, 100, 150, 175, 200, 250)),
+    "default": ("yolo_coco as it is", [], (25, 50, 75, 100, 125, 150, 175, 200)),
 }
 
 

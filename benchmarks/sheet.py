@@ -23,6 +23,7 @@ from detkd.runtime import build, plotting
 from detkd.runtime.run import config_dir, quiet
 
 FIRST = ["augmentation=diode", "image.levels=5", "image.falloff=1", "loss.detection.weight=1", "loss.tv.weight=2"]
+MOMENTUM = ["stages.0.optimizer.lr=0.03", "stages.0.optimizer.betas=[0.9,0.99]"]
 # By world: its experiment, images in a batch (those shown are the first of it), and its first recipe.
 WORLDS: dict[str, tuple[str, int, list[str]]] = {
     "built-in scenes": ("scenes_invert", 64, []),
