@@ -34,6 +34,7 @@ COMMANDS = (
 # docs/methods/<name>.md is about the term losses/<name>.py, or about these components
 COMPONENTS = {
     "image": ["detkd.inversion.image"],
+    "stage": ["detkd.inversion.stage"],
     "augmentation": ["detkd.inversion.augment", "detkd.data.augment"],
     "layout": ["detkd.inversion.layout", "detkd.inversion.labelled_boxes"],
     "false_positives": ["detkd.inversion.false_positives"],
