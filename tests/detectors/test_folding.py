@@ -178,8 +178,10 @@ def test_calls_without_statistics_keep_nothing() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 2, 1, 1), (3, 1, 7, 2)])
-def test_batch_statistics(shape: tuple[int, ...]) -> None:
-    x = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_batch_statistics(shape: tuple[int, ...], memory_format: torch.memory_format) -> None:
+    x = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=memory_format).requires_grad_()
     y, mean, var = _BatchStatistics.apply(x)
     assert torch.equal(y, x)
     torch.testing.assert_close(mean, x.mean((0, 2, 3)).float())

@@ -218,6 +218,18 @@ def test_compose_applies_in_order_and_none_is_identity() -> None:
     assert torch.equal(Compose([Brightness(), Contrast()])(images, targets, generator())[0], by_hand)
 
 
+def test_compose_takes_rows_and_columns_once_for_several_reorderings() -> None:
+    images, targets = torch.rand(5, 3, 6, 9), [{"boxes": torch.tensor([[1.0, 2, 5, 4]]), "labels": torch.tensor([0])}] * 5
+    each = [Jitter(0.4), Flip(), Jitter(0.3), Brightness(), Flip()]
+    generator = torch.Generator().manual_seed(0)
+    together, boxes = Compose(each)(images, targets, generator)
+    generator.manual_seed(0)
+    for augmentation in each:
+        images, targets = augmentation(images, targets, generator)  # type: ignore[assignment]
+    assert torch.equal(together, images)
+    assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(boxes, targets, strict=True))
+
+
 def test_noise_is_drawn_for_every_value() -> None:
     images = torch.full((4, 3, 64, 64), 0.5)
     noisy, _ = Noise(0.1)(images, [one_box(1, 1, 3, 3)] * 4, generator())

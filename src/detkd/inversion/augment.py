@@ -37,9 +37,16 @@ class Compose:
     def __call__(
         self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
     ) -> tuple[Tensor, Sequence[Target]]:
+        order: tuple[Tensor, Tensor] | None = None  # rows and columns that are still to be taken
         for augmentation in self.augmentations:
+            if isinstance(augmentation, Reordering):
+                rows, columns, targets = augmentation.draw(images, targets, generator)
+                order = (rows, columns) if order is None else (order[0].gather(1, rows), order[1].gather(1, columns))
+                continue
+            if order is not None:
+                images, order = _Permute.apply(images, *order), None
             images, targets = augmentation(images, targets, generator)
-        return images, targets
+        return images if order is None else _Permute.apply(images, *order), targets
 
 
 class _Permute(torch.autograd.Function):
@@ -63,7 +70,23 @@ def _take(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return flat.gather(2, index.view(batch, 1, -1).expand(-1, channels, -1)).view_as(images)
 
 
-class Jitter:
+class Reordering:
+    """An augmentation that takes rows and columns of each image in a new order. :class:`Compose` does several in a row as one."""
+
+    def draw(
+        self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Sequence[Target]]:
+        """Rows (B, H) and columns (B, W) of the images to take, int64, and the moved targets. Of the images the shape alone matters."""
+        raise NotImplementedError
+
+    def __call__(
+        self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
+    ) -> tuple[Tensor, Sequence[Target]]:
+        rows, columns, targets = self.draw(images, targets, generator)
+        return _Permute.apply(images, rows, columns), targets
+
+
+class Jitter(Reordering):
     """Roll by up to ``fraction`` of the side on both axes (wraps around); boxes move, are clipped, and end under 1 px^2.
 
     20 px at 160 px and 40 px at 320 px are the released values: fraction 0.125.
@@ -72,39 +95,38 @@ class Jitter:
     def __init__(self, fraction: float = 0.125) -> None:
         self.fraction = fraction
 
-    def __call__(
+    def draw(
         self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
-    ) -> tuple[Tensor, Sequence[Target]]:
+    ) -> tuple[Tensor, Tensor, Sequence[Target]]:
         batch, _, height, width = images.shape
         limit = torch.tensor([round(self.fraction * width), round(self.fraction * height)], device=images.device)
         draws = torch.rand(batch, 2, generator=generator, device=images.device)
         shift = (draws * (2 * limit + 1)).long() - limit  # (B, 2): x, y
         rows = (torch.arange(height, device=images.device) - shift[:, 1:]) % height  # (B, H)
         columns = (torch.arange(width, device=images.device) - shift[:, :1]) % width  # (B, W)
-        images = _Permute.apply(images, rows, columns)
         index, boxes, _ = join_targets(targets)
         boxes = clip_xyxy(boxes + shift[index].repeat(1, 2).to(boxes.dtype), (height, width))
-        return images, with_boxes(targets, boxes * (area_xyxy(boxes) >= 1)[:, None])
+        return rows, columns, with_boxes(targets, boxes * (area_xyxy(boxes) >= 1)[:, None])
 
 
-class Flip:
+class Flip(Reordering):
     """Mirror left and right with probability ``p``."""
 
     def __init__(self, p: float = 0.5) -> None:
         self.p = p
 
-    def __call__(
+    def draw(
         self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
-    ) -> tuple[Tensor, Sequence[Target]]:
+    ) -> tuple[Tensor, Tensor, Sequence[Target]]:
         batch, _, height, width = images.shape
         flipped = torch.rand(batch, generator=generator, device=images.device) < self.p
         columns = torch.arange(width, device=images.device)
         columns = torch.where(flipped[:, None], width - 1 - columns, columns)  # (B, W)
-        images = _Permute.apply(images, torch.arange(height, device=images.device).expand(batch, -1), columns)
+        rows = torch.arange(height, device=images.device).expand(batch, -1)
         index, boxes, _ = join_targets(targets)
         mirrored = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1)
         has_area = (area_xyxy(boxes) > 0)[:, None]
-        return images, with_boxes(targets, torch.where(flipped[index][:, None] & has_area, mirrored, boxes))
+        return rows, columns, with_boxes(targets, torch.where(flipped[index][:, None] & has_area, mirrored, boxes))
 
 
 class Zoom:
@@ -210,4 +232,5 @@ class Cutout:
         xs = torch.arange(width, device=images.device)[None]
         rows = (ys >= top[:, None]) & (ys < (top + tall)[:, None])  # (B, H)
         columns = (xs >= left[:, None]) & (xs < (left + wide)[:, None])  # (B, W)
-        return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0), targets
+        shown = ~(rows[:, :, None] & columns[:, None, :])[:, None]
+        return images * shown.to(images.dtype), targets

@@ -71,9 +71,8 @@ class Pyramid(nn.Module):
             weight *= self.falloff
             total = torch.add(_enlarged(total, finer.shape[-2:]), finer, alpha=weight)
         if self.colors is not None:
-            with torch.autocast(
-                total.device.type, enabled=False
-            ):  # a bfloat16 has 8 bits, and an image needs 8 after the sigmoid
+            # Without autocast: a bfloat16 has 8 bits, and an image needs 8 after the sigmoid.
+            with torch.autocast(total.device.type, enabled=False):
                 total = (self.colors @ total.flatten(2)).view_as(total)
         return total.sigmoid()
 

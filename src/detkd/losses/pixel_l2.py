@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from detkd.detectors.protocol import Detector
 from detkd.losses.step import Step
@@ -10,7 +14,23 @@ from detkd.losses.step import Step
 
 def pixel_l2(images: Tensor) -> Tensor:
     """Mean square over (B, 3, H, W) pixels, scalar float32. A mean, where the paper sums, so that resolution does not matter."""
-    return images.float().square().mean()
+    return _MeanSquare.apply(images.float())
+
+
+class _MeanSquare(torch.autograd.Function):
+    """Two passes over the pixels, one each way, where autograd takes six of ``square().mean()``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        flat = x.flatten()
+        return torch.dot(flat, flat) / flat.numel()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return x * (2 * upstream / x.numel())
 
 
 class PixelL2(nn.Module):

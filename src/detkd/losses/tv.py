@@ -40,10 +40,10 @@ class _TotalVariation(torch.autograd.Function):
         for here, there in DIRECTIONS:
             difference = x[there] - x[here]
             if difference.numel():
-                total += difference.abs().mean()
-                share = difference.sign_().div_(difference.numel())
-                gradient[there] += share
-                gradient[here] -= share
+                sign, count = difference.sign(), difference.numel()
+                total += torch.dot(difference.flatten(), sign.flatten()) / count
+                gradient[there].add_(sign, alpha=1 / count)
+                gradient[here].sub_(sign, alpha=1 / count)
         ctx.save_for_backward(gradient)
         return total
 
