@@ -64,7 +64,7 @@ def teachers() -> dict[str, tuple[Callable[[], Detector], int]]:
     """Detector and batch size of each inversion that is measured, at 160 px."""
     return {
         "yolo_fastest_xl": (partial(yolo_fastest, "yolo-fastest-1.1-xl", True), 16),
-        "yolov3_spp": (partial(pretrained, partial(yolov3, spp=True), CLASSES), 2),
+        "yolov3_spp": (partial(pretrained, partial(yolov3, spp=True), CLASSES), 8),
     }
 
 
