@@ -1,6 +1,7 @@
 """Inverted images of the three worlds by the first recipe of detkd and by that of now, for the same boxes, as one picture.
 
-The first is that of 2026-11-21: a pyramid of all maps alike, DIODE's five augmentations, total variation 2, one stage. The built-in world
+The first is that of 2026-11-21: Adam with momentum in all; for blood cells and COCO a pyramid of all maps
+alike, DIODE's five augmentations, total variation 2, one stage. The built-in world
 and COCO need nothing; blood cells need the detectors of docs/guides/evidence.md.
 
     python benchmarks/sheet.py --out docs/images/before_after.png
@@ -26,12 +27,12 @@ FIRST = ["augmentation=diode", "image.levels=5", "image.falloff=1", "loss.detect
 MOMENTUM = ["stages.0.optimizer.lr=0.03", "stages.0.optimizer.betas=[0.9,0.99]"]
 # By world: its experiment, images in a batch (those shown are the first of it), and its first recipe.
 WORLDS: dict[str, tuple[str, int, list[str]]] = {
-    "built-in scenes": ("scenes_invert", 64, []),
+    "built-in scenes": ("scenes_invert", 64, ["stages.0.optimizer.lr=0.025", "stages.0.optimizer.betas=[0.9,0.9]"]),
     "blood cells": ("bccd_invert", 20, FIRST),
     "COCO": (
         "yolo_coco",
         16,
-        [*FIRST, "stages.0.resolution=160", "stages.0.iterations=400", "stages.0.final_lr=0", "stages.1=null"],
+        [*FIRST, "stages.0.resolution=160", "stages.0.iterations=400", "stages.0.final_lr=0", "stages.1=null", *MOMENTUM],
     ),
 }
 COLUMNS = 8
