@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from detkd.errors import InputError
 from detkd.losses.step import Step
-from detkd.losses.tv import TotalVariation, total_variation
+from detkd.losses.tv import CHUNK, DIRECTIONS, TotalVariation, total_variation
 
 
 def grey(rows: list[list[float]]) -> torch.Tensor:
@@ -45,6 +46,16 @@ def test_an_image_one_pixel_wide_has_one_direction_and_one_pixel_none() -> None:
 def test_batch_is_the_mean_of_its_images() -> None:
     images = torch.rand(3, 3, 7, 7)
     assert total_variation(images).item() == pytest.approx(sum(total_variation(i[None]).item() for i in images) / 3, rel=1e-5)
+
+
+def test_more_images_than_are_taken_at_a_time() -> None:
+    images = torch.rand(5, 3, 200, 300, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert images.numel() > 2 * CHUNK
+    plain = sum((images[there] - images[here]).abs().mean() for here, there in DIRECTIONS)
+    assert isinstance(plain, Tensor)
+    torch.testing.assert_close(total_variation(images), plain)
+    ours, theirs = (torch.autograd.grad(value, images)[0] for value in (total_variation(images), plain))
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_half_precision_counts_in_float32() -> None:
