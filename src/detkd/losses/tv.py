@@ -40,8 +40,8 @@ class _TotalVariation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         total, gradient = x.new_zeros(()), torch.zeros_like(x)
-        count = max(1, CHUNK * len(x) // max(1, x.numel())) if x.device.type == "cpu" else len(x)
-        for images, slopes in zip(x.split(count), gradient.split(count), strict=True):
+        count = max(1, CHUNK * len(x) // max(1, x.numel())) if x.device.type == "cpu" else max(1, len(x))
+        for images, slopes in zip(torch.split(x, count), torch.split(gradient, count), strict=True):
             for here, there in DIRECTIONS:
                 difference = images[there] - images[here]
                 if difference.numel():
