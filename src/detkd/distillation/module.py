@@ -326,7 +326,9 @@ def _seed_of(*place: int | str) -> int:
 
 def _check_teacher_can_label(student: Detector, teacher: Detector | None) -> None:
     if teacher is None:
-        raise InputError("labels=teacher: expected a teacher, found none; for the boxes of the set: labels=real loss=[detection]")
+        raise InputError(
+            "labels=teacher: expected a teacher, found none; for the boxes of the set: labels=real loss=[detection]"
+        )
     if student.spec.classes != teacher.spec.classes:
         mine, theirs = student.spec.classes, teacher.spec.classes
         raise InputError(
