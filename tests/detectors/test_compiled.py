@@ -30,7 +30,7 @@ class Compiler:
         self.change, self.shapes = change, list[tuple[int, ...]]()
 
     def __call__(self, forward: Forward, **options: Any) -> Forward:
-        assert options["dynamic"] is False
+        assert options == {"dynamic": False, "options": {"layout_optimization": False}}
 
         def run(images: Tensor) -> Any:
             self.shapes.append(tuple(images.shape))

@@ -66,9 +66,8 @@ class CompiledForward:
             return
         start = time.perf_counter()
         try:
-            if (
-                self._compiled is None
-            ):  # the weights lie in the format that is fastest: a better one would be sought anew at each step
+            if self._compiled is None:
+                # The weights lie in the fastest format already; the compiler would bring them into another at every step.
                 self._compiled = torch.compile(self.tapped.forward, dynamic=False, options={"layout_optimization": False})
             with torch.enable_grad():
                 ours, plain = _gradient(self._compiled, images), _gradient(self.tapped.forward, images)

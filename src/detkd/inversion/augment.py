@@ -8,6 +8,7 @@ waits for it. A box that leaves the image is kept without area, which is no obje
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -70,14 +71,14 @@ def _take(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return flat.gather(2, index.view(batch, 1, -1).expand(-1, channels, -1)).view_as(images)
 
 
-class Reordering:
+class Reordering(ABC):
     """An augmentation that takes rows and columns of each image in a new order. :class:`Compose` does several in a row as one."""
 
+    @abstractmethod
     def draw(
         self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Sequence[Target]]:
         """Rows (B, H) and columns (B, W) of the images to take, int64, and the moved targets. Of the images the shape alone matters."""
-        raise NotImplementedError
 
     def __call__(
         self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
