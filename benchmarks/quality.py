@@ -6,7 +6,7 @@ OUT.png and OUT.md.
 
 A shared machine is never equally fast for an hour, so seconds are not those of the runs: what a step of each stage costs is measured in
 pairs with the bare forward and backward of the network (benchmarks/bench.py), the median ratio of them, at the end of every call; seconds
-are steps x ratio x the median bare step of all pairs.
+are steps x ratio x the median bare step of all pairs, none of them compiled; long runs are (compile=auto), to be done sooner.
 
     python benchmarks/quality.py --out benchmarks/quality [--seeds 0 1 2] [--methods official_kl spine default]
 """
@@ -102,7 +102,7 @@ def seen(verifier: Detector, images: Tensor, targets: list[Target], side: int) -
 def inversion(method: str, *overrides: str) -> tuple[InversionModule, Detector, Detector]:
     """The module of a method, its teacher and the verifier."""
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("invert", [*ALWAYS, *METHODS[method][1], *overrides, "compile=false"])
+        cfg = compose("invert", [*ALWAYS, *METHODS[method][1], *overrides])
     teacher = build.required(build.build_detector(cfg.teacher, "teacher"), "teacher")
     verifier = build.required(build.build_detector(cfg.verifier, "verifier"), "verifier")
     return build.build_inversion(cfg, teacher, verifier), teacher, verifier
@@ -128,7 +128,7 @@ def run(method: str, seed: int) -> dict[str, Any]:
 
 def costs(method: str, pairs: int) -> dict[str, Any]:
     """What a step of each stage costs in bare steps. The looks for the best iterate, a forward pass every 25 steps, are left out for all."""
-    module, teacher, _ = inversion(method, "n_images=16", f"look_every={10**6}")
+    module, teacher, _ = inversion(method, "n_images=16", f"look_every={10**6}", "compile=false")
     lengths = [stage.iterations for stage in module.stages]
     module.stages = [dataclasses.replace(stage, iterations=WARM_UP + pairs) for stage in module.stages]
     bare = Pairs(bare_inversion(teacher, 16, argparse.Namespace(device="cpu", precision="32-true")), torch.device("cpu"))

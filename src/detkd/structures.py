@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple, TypedDict
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypedDict, overload
 
 import torch
 from torch import Tensor
@@ -47,6 +48,28 @@ def pseudo_labels(detections: Sequence[Detection], threshold: float) -> list[Tar
     return targets
 
 
+class PseudoLabels(Sequence[Target]):
+    """:func:`pseudo_labels` of ``count`` images, made when first looked at: ``detect`` is called once, without gradients, or never."""
+
+    def __init__(self, detect: Callable[[], Sequence[Detection]], count: int, threshold: float) -> None:
+        self._detect, self._count, self._threshold = detect, count, threshold
+
+    @cached_property
+    def _targets(self) -> list[Target]:
+        with torch.no_grad():
+            return pseudo_labels(self._detect(), self._threshold)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Target: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Target]: ...
+    def __getitem__(self, index: int | slice) -> Target | list[Target]:
+        return self._targets[index]
+
+
 def with_boxes(targets: Sequence[Target], boxes: Tensor) -> list[Target]:
     """The same targets with other boxes, given in one row (n, 4) as :func:`join_targets` makes it."""
     parts = torch.split(boxes, [len(t["boxes"]) for t in targets])
@@ -80,6 +103,14 @@ class DetectorSpec:
             raise ValueError(f"expected image_size (height, width) of positive pixels, got {self.image_size}")
         if self.resize not in ("stretch", "letterbox"):
             raise ValueError(f"expected resize 'stretch' or 'letterbox', got {self.resize!r}")
+
+    def class_difference(self, student: DetectorSpec) -> str:
+        """What differs first between the classes of this teacher and of a student, in words; empty where they are the same."""
+        mine, theirs = self.classes, student.classes
+        if len(mine) != len(theirs):
+            return f"number of classes: teacher {len(mine)}, student {len(theirs)}"
+        differing = (i for i, (a, b) in enumerate(zip(mine, theirs)) if a != b)
+        return next((f"class {i}: teacher {mine[i]!r}, student {theirs[i]!r}" for i in differing), "")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as json-able values."""

@@ -207,6 +207,25 @@ def test_labels_of_the_teacher_are_its_confident_detections(pair: Any, doubles: 
     assert all(torch.equal(target["boxes"], boxes) for target, boxes in zip(seen[0], expected))
 
 
+@pytest.mark.parametrize(("looks", "calls"), [(False, 0), (True, 1)])
+def test_the_teacher_labels_images_where_a_term_looks_once_a_step(pair: Any, doubles: Any, looks: bool, calls: int) -> None:
+    student, teacher = pair
+    decode, counted = teacher.decode, []
+    teacher.decode = lambda prediction: counted.append(torch.is_grad_enabled()) or decode(prediction)
+
+    class Looks(Mimic):
+        def forward(self, step: Any) -> dict[str, Tensor]:
+            assert len(step.targets) == 4
+            if looks:
+                assert [len(t["boxes"]) for t in step.objects(0.9)] == [len(t["boxes"]) for t in step.targets]
+                assert step.image(1).targets[0] is step.targets[1]
+            return super().forward(step)
+
+    composite = Composite({"mimic": Looks()}, {"mimic": 1.0})
+    fit(DistillationModule(student, teacher, composite, SGD, labels="teacher", label_threshold=0.06), doubles.Squares(4))
+    assert counted == [False] * calls
+
+
 def test_real_labels_must_be_there(pair: Any, doubles: Any) -> None:
     with pytest.raises(InputError, match="labels=real: expected annotations"):
         fit(DistillationModule(*pair, supervised(), SGD, labels="real"), doubles.Squares(4, labelled=False))
@@ -387,8 +406,11 @@ def test_bad_arguments(pair: Any, change: Any, error: type[Exception], message: 
 
 
 def test_the_teacher_must_know_the_same_classes_to_label(pair: Any, tiny_detector: Any) -> None:
-    with pytest.raises(InputError, match="labels=teacher: expected the same classes"):
-        DistillationModule(pair[0], tiny_detector(classes=("a", "b")), supervised(), SGD, labels="teacher")
+    other = DistillationModule(pair[0], tiny_detector(classes=("a", "b")), supervised(), SGD, labels="teacher")
+    with pytest.raises(
+        InputError, match="labels=teacher: expected the same classes, found number of classes: teacher 2, student"
+    ):
+        other.setup("fit")
     with pytest.raises(ValueError, match="same object"):
         DistillationModule(pair[0], pair[0], mimic(), SGD)
 

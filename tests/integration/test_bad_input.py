@@ -286,11 +286,19 @@ def test_mimicry_between_other_classes(
 ) -> None:
     shutil.copytree(images / "shards" / "000000", tmp_path / "photos", ignore=shutil.ignore_patterns("*.json"))
     arguments = [f"student.path={detectors / f'{student}.safetensors'}", "data.root=photos"]
-    assert "labels=teacher: expected the same classes" in refused("distill", *tiny_distill, *arguments)
-    found = refused("distill", *tiny_distill, *arguments, "labels=none", "loss=[mimic]")
-    assert "loss 'mimic': expected raw outputs of the same layout" in found
-    assert message in found
-    assert "labels=teacher loss=[detection]" in found
+    found = refused("distill", *tiny_distill, *arguments)
+    assert f"labels=teacher: expected the same classes, found {message}." in found
+    assert "like loss=[feature_l2]" in found
+    found = refused("distill", *tiny_distill, *arguments, "loss=[mimic]")
+    assert f"loss 'mimic': expected the same classes, found {message}." in found
+    assert "like loss=[feature_l2]" in found
+
+
+def test_between_other_classes_neck_maps_remain(
+    command: Command, tiny_distill: list[str], images: Path, detectors: Path, tmp_path: Path
+) -> None:
+    student = f"student.path={detectors / 'classes.safetensors'}"  # as the messages above advise
+    command("distill", *tiny_distill, student, f"data.root={images}", "loss=[feature_l2]", "out=run", cwd=tmp_path).ok()
 
 
 def test_mimicry_between_other_heads(

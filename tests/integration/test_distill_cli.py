@@ -23,7 +23,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def distilled(images: Path, tiny_distill: list[str], command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student mimicking the teacher on the inverted images, scored on them."""
+    """A student by the default losses on the inverted images, scored on them."""
     folder = tmp_path_factory.mktemp("distilled")
     command("distill", *tiny_distill, f"data.root={images}", f"val.root={images}", "out=run", cwd=folder).ok()
     return folder / "run"
@@ -111,7 +111,7 @@ def test_a_plain_folder_of_images_serves_for_mimicry_and_teacher_labels(
     (tmp_path / "photos").mkdir()
     for number, path in enumerate(sorted(images.rglob("*.png"))):
         shutil.copy(path, tmp_path / "photos" / f"{number}.png")
-    for name, options in (("mimic", []), ("teacher", ["labels=teacher", "loss=[detection]"])):
+    for name, options in (("both", []), ("mimic", ["labels=none", "loss=[mimic]"]), ("teacher", ["loss=[detection]"])):
         command("distill", *tiny_distill, "data.root=photos", *options, f"out={name}", cwd=tmp_path).ok()
         assert results(tmp_path / name)["ap50"] is None
     message = command(

@@ -24,9 +24,9 @@ from detkd.distillation.optimizer import parameter_groups
 from detkd.distillation.schedule import warmup_cosine
 from detkd.errors import InputError
 from detkd.losses.composite import Composite
-from detkd.losses.detection import no_targets
+from detkd.losses.detection import OTHER_CLASSES, no_targets
 from detkd.losses.step import Step
-from detkd.structures import Prediction, Target, pseudo_labels
+from detkd.structures import Prediction, PseudoLabels, Target
 
 Labels = Literal["real", "teacher", "none"]
 Select = Literal["last", "holdout"]
@@ -41,7 +41,8 @@ class DistillationModule(pl.LightningModule):
             Weights with a schedule change with the optimiser step in training, and are logged as "train/weight/<term>".
         optimizer: from parameter groups to an optimiser (a ``functools.partial``); its weight decay reaches convolutions and linear layers only.
         augmentation: of training images on their device; None for none.
-        labels: whose boxes are the targets: "real" the data set's, "teacher" the teacher's detections on the augmented images, or "none".
+        labels: whose boxes are the targets: "real" the data set's, "teacher" the teacher's detections on the augmented images, made where a
+            term looks at them, or "none".
         label_threshold: a detection of the teacher must score more than this to become a label.
         ema_decay, ema_warmup: of the average of the student, see :class:`EMA`; decay None for no average.
         warmup_steps, final_lr_fraction: see :func:`warmup_cosine`; one step is one optimiser step.
@@ -80,8 +81,10 @@ class DistillationModule(pl.LightningModule):
         super().__init__()
         if labels not in get_args(Labels):
             raise InputError(f"labels: expected one of {', '.join(get_args(Labels))}, found {labels!r}")
-        if labels == "teacher":
-            _check_teacher_can_label(student, teacher)
+        if labels == "teacher" and teacher is None:
+            raise InputError(
+                "labels=teacher: expected a teacher, found none; for the boxes of the set: labels=real loss=[detection]"
+            )
         if student is teacher:
             raise ValueError("expected two detectors, got the same object as student and teacher; copy.deepcopy one")
         if check_every < 1 or warmup_steps < 0 or not 0 <= final_lr_fraction <= 1:
@@ -122,8 +125,8 @@ class DistillationModule(pl.LightningModule):
         """Set up the loss, once: here its terms check the two detectors and build their parameters; a term may prepare the student."""
         if not self._loss_is_set_up:
             for name, term in self.loss.terms.items():
-                if self.labels == "none" and getattr(term, "needs_targets", False):
-                    raise no_targets(name)
+                if getattr(term, "needs_targets", False):
+                    self._check_labels(name)
             self.loss.setup(self.student, self.teacher)
             if self.ema is not None:
                 self.ema.start(self.student)
@@ -259,6 +262,15 @@ class DistillationModule(pl.LightningModule):
         best = checkpoint.get("best", {"loss": float("inf"), "state_dict": None})
         self._best_loss, self._best_state = best["loss"], best["state_dict"]
 
+    def _check_labels(self, term: str) -> None:
+        """Raises InputError unless there are labels that a term can train the student on."""
+        if self.labels == "none":
+            raise no_targets(term)
+        if self.labels == "real" or self.teacher is None:
+            return
+        if difference := self.teacher.spec.class_difference(self.student.spec):
+            raise InputError(f"labels=teacher: expected the same classes, found {difference}. {OTHER_CLASSES}")
+
     def _buffers_not_sent(self) -> list[str]:
         """Names of buffers that DistributedDataParallel need not send from the first process to all before each step.
 
@@ -307,8 +319,8 @@ class DistillationModule(pl.LightningModule):
         if self.teacher is not None and self._needs_teacher():
             with torch.no_grad():
                 teacher_prediction = self.teacher(images)
-                if self.labels == "teacher":
-                    targets = pseudo_labels(self.teacher.decode(teacher_prediction), self.label_threshold)
+            if self.labels == "teacher":
+                targets = PseudoLabels(partial(self.teacher.decode, teacher_prediction), len(images), self.label_threshold)
         return Step(
             images=images,
             targets=targets,
@@ -322,18 +334,6 @@ class DistillationModule(pl.LightningModule):
 def _seed_of(*place: int | str) -> int:
     digest = hashlib.sha256(repr(place).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
-
-
-def _check_teacher_can_label(student: Detector, teacher: Detector | None) -> None:
-    if teacher is None:
-        raise InputError(
-            "labels=teacher: expected a teacher, found none; for the boxes of the set: labels=real loss=[detection]"
-        )
-    if student.spec.classes != teacher.spec.classes:
-        mine, theirs = student.spec.classes, teacher.spec.classes
-        raise InputError(
-            f"labels=teacher: expected the same classes, found {len(theirs)} of the teacher {theirs} and {len(mine)} of the student {mine}"
-        )
 
 
 def _check_finite(total: Tensor, parts: Mapping[str, Tensor], step: int) -> None:

@@ -8,6 +8,8 @@ from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
 from detkd.losses.step import Step
 
+OTHER_CLASSES = "Between other classes distil neck maps, like loss=[feature_l2], or train on the set's own boxes, labels=real loss=[detection]"
+
 
 def no_targets(term: str) -> InputError:
     """The error of a term that needs boxes where there are none."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from detkd.detectors.modes import probe
 from detkd.detectors.protocol import Detector
 from detkd.errors import InputError
+from detkd.losses.detection import OTHER_CLASSES
 from detkd.losses.step import Step
 from detkd.structures import Prediction
 
@@ -77,8 +78,8 @@ class Mimic(nn.Module):
             raise InputError(
                 f"loss 'mimic': expected a student and a teacher, found no {'student' if student is None else 'teacher'}"
             )
-        if student.spec.classes != teacher.spec.classes:
-            raise InputError(_not_comparable([_differ_classes(teacher.spec.classes, student.spec.classes)]))
+        if difference := teacher.spec.class_difference(student.spec):
+            raise InputError(f"loss 'mimic': expected the same classes, found {difference}. {OTHER_CLASSES}")
         size = student.spec.image_size
         if differences := compare(probe(student, size), probe(teacher, size)):
             raise InputError(_not_comparable(differences))
@@ -92,13 +93,6 @@ class Mimic(nn.Module):
 
 def _differ(what: str, teacher: Any, student: Any) -> str:
     return f"{what}: teacher {teacher}, student {student}"
-
-
-def _differ_classes(teacher: tuple[str, ...], student: tuple[str, ...]) -> str:
-    if len(teacher) != len(student):
-        return _differ("number of classes", len(teacher), len(student))
-    index = next(i for i, (a, b) in enumerate(zip(teacher, student)) if a != b)
-    return _differ(f"class {index}", repr(teacher[index]), repr(student[index]))
 
 
 def _not_comparable(differences: list[str]) -> str:

@@ -36,11 +36,8 @@ def check_pair(student: Detector | None, teacher: Detector | None, term: str, sa
 
 def check_classes(student: Detector, teacher: Detector, term: str) -> None:
     """Raises InputError unless both name the same classes in the same order."""
-    mine, theirs = student.spec.classes, teacher.spec.classes
-    if mine != theirs:
-        raise InputError(
-            f"loss '{term}': expected the same classes, found {len(theirs)} of the teacher {theirs} and {len(mine)} of the student {mine}"
-        )
+    if difference := teacher.spec.class_difference(student.spec):
+        raise InputError(f"loss '{term}': expected the same classes, found {difference}")
 
 
 def check_families(

@@ -17,7 +17,7 @@ from detkd.structures import Detection, Prediction, Target, pseudo_labels
 
 @dataclass(frozen=True)
 class Step:
-    """Built once a training step. Inversion has no student; data-free distillation has no targets.
+    """Built once a training step. Inversion has no student; distillation without labels has no targets.
 
     Args:
         images: (B, 3, H, W) in [0, 1], as the detectors saw them (augmented).
