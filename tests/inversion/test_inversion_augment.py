@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from detkd.errors import InputError
-from detkd.inversion.augment import Augmentation, Brightness, Compose, Contrast, Cutout, Flip, Jitter, Noise, Zoom
+from detkd.inversion import augment
+from detkd.inversion.augment import Augmentation, Brightness, Compose, Contrast, Cutout, Flip, Jitter, Noise, Reordering, Zoom
 from detkd.structures import Target
 
 ALL: list[Callable[[], Augmentation]] = [Jitter, Flip, Zoom, Brightness, Contrast, Cutout, Noise]
@@ -218,16 +220,30 @@ def test_compose_applies_in_order_and_none_is_identity() -> None:
     assert torch.equal(Compose([Brightness(), Contrast()])(images, targets, generator())[0], by_hand)
 
 
-def test_compose_takes_rows_and_columns_once_for_several_reorderings() -> None:
-    images, targets = torch.rand(5, 3, 6, 9), [{"boxes": torch.tensor([[1.0, 2, 5, 4]]), "labels": torch.tensor([0])}] * 5
-    each = [Jitter(0.4), Flip(), Jitter(0.3), Brightness(), Flip()]
-    generator = torch.Generator().manual_seed(0)
-    together, boxes = Compose(each)(images, targets, generator)
-    generator.manual_seed(0)
+class Shuffle(Reordering):
+    """Any order of rows and columns; boxes stay."""
+
+    def draw(self, images: Tensor, targets: Sequence[Target], generator: torch.Generator) -> tuple[Any, Any, Any]:
+        rows, columns = (torch.rand(len(images), n, generator=generator).argsort(1) for n in images.shape[2:])
+        return rows, columns, targets
+
+
+def test_compose_takes_rows_and_columns_once_for_several_reorderings(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, targets = torch.rand(5, 3, 6, 9, requires_grad=True), [one_box(1, 2, 5, 4)] * 5
+    each = [Shuffle(), Jitter(0.4), Flip(), Shuffle(), Brightness(), Flip()]
+    draws, one_by_one, boxes = generator(), images, targets
     for augmentation in each:
-        images, targets = augmentation(images, targets, generator)  # type: ignore[assignment]
-    assert torch.equal(together, images)
-    assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(boxes, targets, strict=True))
+        one_by_one, boxes = augmentation(one_by_one, boxes, draws)  # type: ignore[assignment]
+    taken: list[Any] = []
+    take = augment._take
+    monkeypatch.setattr(augment, "_take", lambda *arguments: taken.append(1) or take(*arguments))
+    together, moved = Compose(each)(images, targets, generator())
+    assert len(taken) == 2
+    assert torch.equal(together, one_by_one)
+    assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(moved, boxes, strict=True))
+    weight = torch.rand(together.shape)
+    ours, theirs = (torch.autograd.grad((image * weight).sum(), images)[0] for image in (together, one_by_one))
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_noise_is_drawn_for_every_value() -> None:

@@ -14,8 +14,13 @@ def test_mean_square_by_hand() -> None:
 
 def test_gradient_is_two_x_over_n() -> None:
     images = torch.rand(2, 3, 4, 5, requires_grad=True)
-    (gradient,) = torch.autograd.grad(pixel_l2(images), images)
-    torch.testing.assert_close(gradient, 2 * images.detach() / images.numel())
+    (gradient,) = torch.autograd.grad(3.5 * pixel_l2(images), images)
+    torch.testing.assert_close(gradient, 3.5 * 2 * images.detach() / images.numel())
+
+
+def test_millions_of_values_are_added_without_losing_any() -> None:
+    images = torch.full((8, 3, 640, 640), 0.9)
+    assert pixel_l2(images).item() == pytest.approx(images[0, 0, 0, 0].double().item() ** 2, rel=1e-6)
 
 
 def test_does_not_depend_on_resolution_and_counts_in_float32() -> None:

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from detkd.errors import InputError
 from detkd.structures import Prediction
 
 Forward = Callable[[Tensor], tuple[Prediction, Sequence[Observed]]]
-# Steps of one shape from which on "auto" compiles. Yolo-Fastest-XL at 16 x 160 px gains its 100 seconds back in 1,000 (two CPU cores).
+# Steps of one shape from which on "auto" compiles. Yolo-Fastest-XL at 16 x 160 px gains 30 to 100 seconds of compilation back in 600 to 2,000
+# (two CPU cores); a detector whose time goes to large convolutions, like YOLOv3-SPP, gains next to nothing and loses a minute.
 COMPILE_STEPS = 4000
 TOLERANCE = 0.05  # of the gradient's length; float32 differs by 1e-6, bfloat16 by some hundredths
 
@@ -67,8 +68,9 @@ class CompiledForward:
         start = time.perf_counter()
         try:
             if self._compiled is None:
-                # The weights lie in the fastest format already; the compiler would bring them into another at every step.
-                self._compiled = torch.compile(self.tapped.forward, dynamic=False, options={"layout_optimization": False})
+                # On a CPU the weights lie in the faster format already; the compiler would bring them into another at every step.
+                options: dict[str, Any] | None = {"layout_optimization": False} if images.device.type == "cpu" else None
+                self._compiled = torch.compile(self.tapped.forward, dynamic=False, options=options)
             with torch.enable_grad():
                 ours, plain = _gradient(self._compiled, images), _gradient(self.tapped.forward, images)
             difference = float((ours - plain).norm() / plain.norm().clamp_min(1e-12))

@@ -72,13 +72,16 @@ def _take(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 class Reordering(ABC):
-    """An augmentation that takes rows and columns of each image in a new order. :class:`Compose` does several in a row as one."""
+    """An augmentation that takes rows and columns of each image in a new order.
+
+    :class:`Compose` does several in a row as one, by their :meth:`draw`: it does not call them.
+    """
 
     @abstractmethod
     def draw(
         self, images: Tensor, targets: Sequence[Target], generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Sequence[Target]]:
-        """Rows (B, H) and columns (B, W) of the images to take, int64, and the moved targets. Of the images the shape alone matters."""
+        """Rows (B, H) and columns (B, W) of the images to take, int64, and the moved targets. Of the images shape and device alone matter."""
 
     def __call__(
         self, images: Tensor, targets: Sequence[Target], generator: torch.Generator

@@ -13,6 +13,7 @@ from detkd.errors import InputError
 from detkd.losses.step import Step
 
 ALL, LATER, EARLIER = slice(None), slice(1, None), slice(None, -1)
+CHUNK = 2**18  # values that a CPU's caches hold beside their differences
 # Where pixels are and where their neighbours: right, below, below to the right, below to the left.
 DIRECTIONS = (
     ((..., ALL, EARLIER), (..., ALL, LATER)),
@@ -31,9 +32,6 @@ def total_variation(images: Tensor) -> Tensor:
     return _TotalVariation.apply(images.float())
 
 
-CHUNK = 2**18  # values that a CPU's caches hold beside their differences
-
-
 class _TotalVariation(torch.autograd.Function):
     """The gradient is made on the way forward, on a CPU a few images at a time: a quarter of the time of four differences with autograd."""
 
@@ -45,7 +43,7 @@ class _TotalVariation(torch.autograd.Function):
             for here, there in DIRECTIONS:
                 difference = images[there] - images[here]
                 if difference.numel():
-                    share = len(images) / len(x) / difference.numel()
+                    share = 1 / (len(x) * (difference.numel() // len(images)))  # of one difference in the mean over all images
                     total += share * difference.abs().sum()
                     sign = difference.sign_()
                     slopes[there].add_(sign, alpha=share)
