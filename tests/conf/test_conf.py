@@ -189,7 +189,7 @@ def test_sweeps_name_the_command_that_runs_them_and_every_job_composes(path: Pat
     axes = [[f"{key}={value}" for value in str(values).split(",")] for key, values in parameters.items()]
     folders = set()
     for job in itertools.product(*axes):
-        made = compose_command(match[1], *shlex.split(match[2]), *job)
+        made = compose_command(match[1], *job, *shlex.split(match[2]))  # the sweeper puts what varies first
         plain(made)
         folders.add(made.hydra.sweep.subdir)
         assert made.hydra.sweep.subdir.endswith("/0")  # the seed
@@ -199,16 +199,35 @@ def test_sweeps_name_the_command_that_runs_them_and_every_job_composes(path: Pat
 @pytest.mark.parametrize("experiment", ["scenes_invert", "bccd_invert", "yolo_coco"])
 def test_rows_say_the_same_in_every_world(experiment: str) -> None:
     """What an experiment sets of a layout or an augmentation must not show through a row that names another."""
-    base = [f"+experiment={experiment}", "+sweep=table2"]
+    base = [f"+experiment={experiment}", "+sweep=table2"]  # after the row: the sweeper puts what varies first
     for row, names in {"none": [], "jitter": ["Jitter"], "all": ["Jitter", "Flip", "Brightness", "Contrast", "Cutout"]}.items():
-        made = build.build_list(compose_command("invert", *base, f"+row=augmentations/{row}").augmentation)
+        made = build.build_list(compose_command("invert", f"row=augmentations/{row}", *base).augmentation)
         assert [type(item).__name__ for item in made] == names
     base[1] = "+sweep=images"
-    layout = instantiate(compose_command("invert", *base, "+row=inverted/one_box").layout, _convert_="all")
-    targets = layout(8, ("a", "b"), (64, 64), torch.Generator().manual_seed(0))
-    assert [len(target["labels"]) for target in targets] == [1] * 8
-    node = compose_command("invert", *base, "+row=inverted/labels", f"world.labels='{__file__}'").layout
+    for row in ("one_box", "false_positives"):
+        cfg = compose_command("invert", f"row=inverted/{row}", *base)
+        targets = instantiate(cfg.layout, _convert_="all")(8, ("a", "b"), (64, 64), torch.Generator().manual_seed(0))
+        assert [len(target["labels"]) for target in targets] == [1] * 8
+        sampling = build.build_part(cfg.sampling)
+        assert (sampling is None) == (row == "one_box")
+        if sampling is not None:
+            sampling.check(build.build_stages(cfg)[0].iterations)
+    node = compose_command("invert", "row=inverted/labels", *base, f"world.labels='{__file__}'").layout
     assert type(instantiate(node, _convert_="all")).__name__ == "LabelledBoxes"
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("sweep/*.yaml")), ids=lambda p: p.stem)
+def test_a_row_is_the_same_in_a_sweep_as_alone(path: Path) -> None:
+    match = re.fullmatch(r"# python -m detkd\.(\w+) -m (.+)", path.read_text().splitlines()[1])
+    assert match is not None
+    sweep = [a for a in shlex.split(match[2]) if a != f"+sweep={path.stem}"]
+    parameters = compose_command(match[1], *sweep, f"+sweep={path.stem}").hydra.sweeper.params
+    column = [f"+column={parameters.column.split(',')[0]}"] if "column" in parameters else []
+    for name in parameters.row.split(","):
+        here = plain(compose_command(match[1], f"row={name}", *sweep, f"+sweep={path.stem}"))
+        alone = plain(compose_command(match[1], *sweep, f"+row={name}", *column))
+        for key in ("layout", "sampling", "augmentation", "loss", "labels"):
+            assert here.get(key) == alone.get(key), f"{name}: {key}"
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("gpu/*.yaml")), ids=lambda p: p.stem)
@@ -233,8 +252,8 @@ def test_the_table_of_a_sweep_lists_its_rows_and_columns(path: Path) -> None:
     node = hydra.callbacks.table
     assert isinstance(instantiate(node), WriteTable)
     settings = check_settings(**{str(key): value for key, value in node.items() if key not in ("_target_", "out")})
-    column = "+column" if settings.column_key in ("column", None) else f"++{settings.column_key}"
-    for axis, listed in (("+row", settings.rows), (column, settings.columns)):
+    column = "column" if settings.column_key in ("column", None) else f"++{settings.column_key}"
+    for axis, listed in (("row", settings.rows), (column, settings.columns)):
         swept = hydra.sweeper.params.get(axis)
         assert listed == (None if swept is None else tuple(name.rsplit("/")[-1] for name in swept.split(",")))
     assert (settings.column_key is None) == (column not in hydra.sweeper.params)

@@ -22,7 +22,7 @@ def test_the_sweep_is_over_the_five_students_and_seeds() -> None:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         cfg = compose("distill", ["+experiment=scenes_student", "+sweep=defeat_regions"], return_hydra_config=True)
     parameters = cfg.hydra.sweeper.params
-    assert parameters["+row"].split(",") == [f"defeat_regions/{name}" for name in STUDENTS]
+    assert parameters["row"].split(",") == [f"defeat_regions/{name}" for name in STUDENTS]
     assert parameters["seed"] == "0,1,2"
 
 

@@ -243,10 +243,12 @@ def test_targets_and_detections_of_as_many_images() -> None:
 @pytest.mark.parametrize(
     ("options", "iterations", "when"),
     [
-        ({}, 2500, list(range(800, 2500, 100))),
-        ({}, 2501, list(range(900, 2501, 100))),  # .32 x 2501 is a little more than 800
-        ({}, 150, [100]),
-        ({}, 100, []),
+        ({"every": 100}, 2500, list(range(800, 2500, 100))),
+        ({"every": 100}, 2501, list(range(900, 2501, 100))),  # .32 x 2501 is a little more than 800
+        ({"every": 100}, 150, [100]),
+        ({"every": 100}, 100, []),
+        ({}, 75, [25, 50]),
+        ({}, 25, []),
         ({}, 1, []),
         ({"every": 10, "start": 0.0}, 40, [10, 20, 30]),
         ({"every": 1, "start": 0.07}, 100, list(range(7, 100))),

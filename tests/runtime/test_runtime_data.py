@@ -133,6 +133,19 @@ def test_select_val_goes_with_images_that_are_drawn(voc: Path, doubles: Any, dra
     assert [len(target["labels"]) for target in batch.targets] == [1, 1]
 
 
+@pytest.mark.parametrize("variant", ["same_domain", "out_of_domain"])
+def test_scenes_of_other_classes_are_images_alone(variant: str, doubles: Any) -> None:
+    student = doubles.TinyDetector(classes=CLASSES["main"], image_size=(32, 32))
+    scenes = ["data=scenes", "data.train_images=4", f"data.variant={variant}", "batch_size=4"]
+    (batch,) = data.build_datamodule(config(*scenes), student, None).train_dataloader()
+    assert batch.images.shape == (4, 3, 32, 32)
+    assert batch.targets is None
+    with pytest.raises(InputError, match=r"data=scenes: expected the classes .* labels=teacher takes the images alone"):
+        data.build_datamodule(config(*scenes, "labels=real"), student, None)
+    (own,) = data.build_datamodule(config(*scenes, "data.variant=main"), student, None).train_dataloader()
+    assert len(own.targets) == 4
+
+
 def test_a_box_without_extent_costs_no_other(tmp_path: Path, doubles: Any) -> None:
     (tmp_path / "annotations").mkdir()
     (tmp_path / "train2017").mkdir()

@@ -19,7 +19,7 @@ class FalsePositives:
     """Add the teacher's confident detections that belong to no target to the targets, at intervals of the first stage.
 
     Args:
-        every: iterations between samplings.
+        every: iterations between samplings; 100 of 2,500 in the released code.
         start: the first one comes once this fraction of the stage is done; the released code waits for 800 of 2500.
         score: detections above it are added.
         iou: those whose IoU with every target of their image is below it, and with every detection added before them.
@@ -38,7 +38,7 @@ class FalsePositives:
 
     def __init__(
         self,
-        every: int = 100,
+        every: int = 25,
         start: float = 0.32,
         score: float = 0.2,
         iou: float = 0.35,

@@ -77,7 +77,7 @@ def build_datamodule(cfg: DictConfig, student: Detector, teacher: Detector | Non
     Raises InputError for options that contradict each other.
     """
     settle_root(cfg, teacher)
-    extra = {"proxy": cfg.labels != "real"} if "root" in cfg.data else {}
+    extra = {"proxy": cfg.labels != "real"} if {"root", "variant"} & set(cfg.data) else {}  # noise has no boxes
     val: DetectionDataset | None = None
     if cfg.select not in ("last", "holdout", "val"):
         raise InputError(f"select: expected one of last, holdout, val, found {cfg.select!r}")

@@ -28,16 +28,34 @@ def scenes_datamodule(
     length: int | None = None,
     cache: bool = True,
     seed: int = 0,
+    proxy: bool = False,
 ) -> DetectionDataModule:
     """Scenes drawn at ``image_size`` from ``train_seed``; the other arguments are those of :func:`~detkd.data.datamodule.folder_datamodule`.
 
-    Raises InputError when ``classes`` are not those of the world.
+    proxy: only the images matter, so scenes of other classes are taken without their boxes. Else such ``classes`` are an InputError.
     """
-    train = ScenesDataset(train_images, train_seed, variant, image_size, cache)
-    if tuple(classes) != train.classes:
-        raise InputError(
-            f"data=scenes: expected the classes {list(train.classes)} of the world {variant!r}, got {list(classes)}"
-        )
+    scenes = ScenesDataset(train_images, train_seed, variant, image_size, cache)
+    train: Dataset[Any] = scenes
+    if tuple(classes) != scenes.classes:
+        if not proxy:
+            raise InputError(
+                f"data=scenes: expected the classes {list(scenes.classes)} of the world {variant!r}, got {list(classes)}; "
+                "labels=teacher takes the images alone"
+            )
+        train = _WithoutBoxes(scenes)
     return DetectionDataModule(
         train, val, batch_size=batch_size, num_workers=num_workers, holdout=holdout, length=length, seed=seed
     )
+
+
+class _WithoutBoxes(Dataset[dict[str, Any]]):
+    """The images of scenes, with None for targets."""
+
+    def __init__(self, scenes: ScenesDataset) -> None:
+        self.scenes = scenes
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.scenes[index], "target": None}
