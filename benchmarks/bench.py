@@ -162,11 +162,14 @@ def measure_inversion(name: str, args: argparse.Namespace, compile: bool = False
     return pairs.report() | {"batch": batch, "resolution": 160, "compile_seconds": round(module.compile_seconds, 1)}
 
 
-def mimic_parts(args: argparse.Namespace, size: int = 320, batch: int = 8) -> tuple[DistillationModule, DetectionDataModule]:
+def mimic_parts(labels: bool, size: int = 320, batch: int = 8) -> tuple[DistillationModule, DetectionDataModule]:
+    """Distillation by mimic alone, or with the teacher's labels besides, the default of ``detkd.distill``."""
     teacher, student = yolo_fastest("yolo-fastest-1.1-xl", True), yolo_fastest("yolo-fastest-1.1", False)
     optimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.937, nesterov=True, weight_decay=5e-4)
     augmentation = TrainCompose([HorizontalFlip(), HsvJitter()])
-    module = DistillationModule(student, teacher, Composite({"mimic": Mimic()}, {"mimic": 1.0}), optimizer, augmentation)
+    terms = {"mimic": Mimic()} | ({"detection": DetectionLoss()} if labels else {})
+    loss = Composite(terms, dict.fromkeys(terms, 1.0))
+    module = DistillationModule(student, teacher, loss, optimizer, augmentation, "teacher" if labels else "none", 0.05)
     data = DetectionDataModule(NoiseDataset(batch, image_size=(size, size)), batch_size=batch)
     return module, data
 
@@ -193,8 +196,8 @@ def bare_mimic(args: argparse.Namespace, size: int = 320, batch: int = 8) -> Cal
     return step
 
 
-def measure_mimic(args: argparse.Namespace) -> dict[str, Any]:
-    module, data = mimic_parts(args)
+def measure_mimic(args: argparse.Namespace, labels: bool = False) -> dict[str, Any]:
+    module, data = mimic_parts(labels)
     pairs = Pairs(bare_mimic(args), torch.device(args.device))
     trainer_for(WARM_UP + args.pairs, args, [pairs]).fit(module, data)
     return pairs.report() | {"batch": 8, "resolution": 320, "teacher": "yolo_fastest_xl", "student": "yolo_fastest"}
@@ -212,7 +215,7 @@ def peak_memory(kind: str, name: str, args: argparse.Namespace) -> float:
     quiet()
     before: float
     if kind == "mimic":
-        module, data = mimic_parts(args)
+        module, data = mimic_parts(labels=False)
         step = bare_mimic(args)
         run: Callable[[], None] = (
             (lambda: [step() for _ in range(3)] and None)
@@ -270,6 +273,8 @@ def main() -> None:
         print(f"inversion {name}, compiled in {seconds:.0f} s: {compiled['ratio']:.3f} of the bare step", flush=True)
     details["mimic"] = measure_mimic(args) | memory("mimic", args)
     print(f"mimic: {details['mimic']['ratio']:.3f} of the bare step", flush=True)
+    details["mimic and labels"] = measure_mimic(args, labels=True)
+    print(f"mimic and the teacher's labels: {details['mimic and labels']['ratio']:.3f} of the bare step of mimic", flush=True)
     device = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()}, {args.threads} threads"
     result = {
         "inversion_step_ratio": {name: details[name]["ratio"] for name in teachers()},
