@@ -45,7 +45,7 @@ LOSSES = {
     "detection, tv, bn_stats": "loss=[detection,bn_stats,tv]",
 }
 BEDS = {
-    "coco": "+experiment=yolo_coco n_images=32 batch_size=16 stages.1=null stages.0.final_lr=0 augmentation=diode image.levels=5 loss.tv.weight=2 resolution=160 iterations=200 stages.0.optimizer.lr=0.03 stages.0.optimizer.betas=[0.9,0.99]",
+    "coco": "+experiment=yolo_coco n_images=32 batch_size=16 stages.1=null stages.0.optimizer.weight_decay=0 stages.0.final_lr=0 augmentation=diode image.levels=5 loss.tv.weight=2 resolution=160 iterations=200 stages.0.optimizer.lr=0.03 stages.0.optimizer.betas=[0.9,0.99]",
     "scenes": "+experiment=scenes_invert n_images=64 batch_size=64 iterations=150 stages.0.optimizer.lr=0.025 stages.0.optimizer.betas=[0.9,0.9]",
 }
 ALWAYS = "callbacks=none logger=none trainer.accelerator=cpu"

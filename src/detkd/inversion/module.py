@@ -25,7 +25,7 @@ from detkd.inversion.augment import Augmentation
 from detkd.inversion.batch import Batch, Steps
 from detkd.inversion.batches import Batches, Finished, MemoryBatches
 from detkd.inversion.false_positives import FalsePositives
-from detkd.inversion.image import Image, ImageFactory
+from detkd.inversion.image import Image, ImageFactory, PixelsFactory
 from detkd.inversion.layout import Layout
 from detkd.inversion.quality import Acceptance, Candidate, Judge, choose
 from detkd.inversion.stage import Stage, Work, seed_of
@@ -90,6 +90,11 @@ class InversionModule(lightning.LightningModule):
             raise InputError("stages: expected at least one stage, got none")
         if unknown := sorted({name for stage in stages for name in stage.weights} - set(loss.weights)):
             raise InputError(f"stages.weights: expected terms of the loss, {sorted(loss.weights)}, got {unknown}")
+        for number, stage in enumerate(stages):
+            if stage.weight_decay and isinstance(image, PixelsFactory):
+                raise InputError(
+                    f"stages.{number}.optimizer.weight_decay: expected 0 with image=pixels, which it makes black, found {stage.weight_decay}"
+                )
         self.judge = Judge(teacher) if judge is None else judge
         self.accept = Acceptance() if accept is None else accept
         if unjudged := sorted(set(self.accept.thresholds()) - set(self.judge.scores)):

@@ -42,6 +42,11 @@ class Stage:
         """Cosine from 1 at iteration 0 to ``final_lr`` at the end."""
         return self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * iteration / self.iterations)) / 2
 
+    @property
+    def weight_decay(self) -> float:
+        """What the optimiser, where it is a ``functools.partial``, is given by this name; else 0."""
+        return float(getattr(self.optimizer, "keywords", {}).get("weight_decay", 0.0))
+
     def shortened(self, fraction: float) -> Stage:
         """The same stage in a fraction of its iterations, at least one."""
         return replace(self, iterations=max(1, round(self.iterations * fraction)))
