@@ -39,7 +39,13 @@ from detkd.runtime.run import config_dir, quiet
 from detkd.structures import Detection, Target
 
 ALWAYS = ["+experiment=yolo_coco", "n_images=32", "batch_size=16"]
-ONE_STAGE = ["stages.0.resolution=160", "stages.0.final_lr=0", "stages.0.optimizer.weight_decay=0", "stages.1=null", "augmentation=diode"]
+ONE_STAGE = [
+    "stages.0.resolution=160",
+    "stages.0.final_lr=0",
+    "stages.0.optimizer.weight_decay=0",
+    "stages.1=null",
+    "augmentation=diode",
+]
 OFFICIAL = [
     *ONE_STAGE,
     *("image=pixels", "stages.0.iterations=2500", "stages.0.optimizer.lr=0.2", "stages.0.optimizer.betas=[0.0,0.0]"),

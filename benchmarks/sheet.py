@@ -32,7 +32,15 @@ WORLDS: dict[str, tuple[str, int, list[str]]] = {
     "COCO": (
         "yolo_coco",
         16,
-        [*FIRST, "stages.0.resolution=160", "stages.0.iterations=400", "stages.0.final_lr=0", "stages.1=null", "stages.0.optimizer.weight_decay=0", *MOMENTUM],
+        [
+            *FIRST,
+            "stages.0.resolution=160",
+            "stages.0.iterations=400",
+            "stages.0.final_lr=0",
+            "stages.1=null",
+            "stages.0.optimizer.weight_decay=0",
+            *MOMENTUM,
+        ],
     ),
 }
 COLUMNS = 8
