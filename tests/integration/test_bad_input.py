@@ -166,6 +166,7 @@ def test_an_unknown_key_is_an_error_of_hydra_that_names_it(
         (["warm_start=bank", "warm_start.batches=0"], "warm_start.batches: expected at least 1, got 0"),
         (["sampling=false_positives", "sampling.every=0"], "sampling.every"),
         (["image=pixels", "+stages.0.optimizer.weight_decay=0.1"], "stages.0.optimizer.weight_decay"),
+        (["image=pixels", "stages.0.optimizer._target_=torch.optim.AdamW"], "image=pixels, which it makes black, found 0.01"),
         (["loss.tv.weight=0", "loss.bn_stats.weight=0", "loss.detection.weight=0"], "loss: expected at least one term"),
         (["teacher=none", "~teacher.path"], "teacher: expected a detector, like teacher=scenes, found none"),
         (["+loss.bn_stats.layer_weights.nope=1"], "bn_stats.layer_weights: expected names of norms"),

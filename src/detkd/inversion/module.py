@@ -91,7 +91,7 @@ class InversionModule(lightning.LightningModule):
         if unknown := sorted({name for stage in stages for name in stage.weights} - set(loss.weights)):
             raise InputError(f"stages.weights: expected terms of the loss, {sorted(loss.weights)}, got {unknown}")
         for number, stage in enumerate(stages):
-            if stage.weight_decay and isinstance(image, PixelsFactory):
+            if isinstance(image, PixelsFactory) and stage.weight_decay:
                 raise InputError(
                     f"stages.{number}.optimizer.weight_decay: expected 0 with image=pixels, which it makes black, found {stage.weight_decay}"
                 )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -44,8 +45,9 @@ class Stage:
 
     @property
     def weight_decay(self) -> float:
-        """What the optimiser, where it is a ``functools.partial``, is given by this name; else 0."""
-        return float(getattr(self.optimizer, "keywords", {}).get("weight_decay", 0.0))
+        """How fast the optimiser draws parameters to 0 beside its steps; 0 where it has no such setting."""
+        (group,) = self.optimizer([nn.Parameter(torch.zeros(1))]).param_groups
+        return float(group.get("weight_decay", 0.0))
 
     def shortened(self, fraction: float) -> Stage:
         """The same stage in a fraction of its iterations, at least one."""
