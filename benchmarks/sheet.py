@@ -4,7 +4,7 @@ The first is that of 2026-11-21: Adam with momentum in all; for blood cells and 
 alike, DIODE's five augmentations, total variation 2, one stage. The built-in world
 and COCO need nothing; blood cells need the detectors of docs/guides/evidence.md.
 
-    python benchmarks/sheet.py --out docs/images/before_after.png
+    python benchmarks/sheet.py --out sheet.png
 """
 
 from __future__ import annotations
