@@ -32,7 +32,8 @@ from torch.nn import functional as F
 
 from detkd.detectors.protocol import Detector
 from detkd.evaluation.coco import ap50
-from detkd.inversion.module import InversionModule, quantise
+from detkd.inversion.image import quantise
+from detkd.inversion.module import InversionModule
 from detkd.inversion.quality import detections_of
 from detkd.runtime import build, plotting
 from detkd.runtime.run import config_dir, quiet

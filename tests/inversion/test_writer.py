@@ -11,7 +11,7 @@ import torch
 from detkd.data.store import StoreWriter, open_store
 from detkd.errors import InputError
 from detkd.inversion.batches import Finished
-from detkd.inversion.module import quantise
+from detkd.inversion.image import quantise
 from detkd.inversion.writer import StoreBatches
 from detkd.structures import Target
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import IterableDataset
 
+from detkd.boxes import clip_xyxy
 from detkd.inversion.image import Image
 from detkd.inversion.quality import Candidate
 from detkd.inversion.stage import Stage, Work
@@ -46,6 +47,21 @@ class Batch:
         """Put iterations done, mean objects an image and the loss into the trace."""
         iterations = self.iteration + sum(stage.iterations for stage in self.stages[: self.stage])
         self.trace.append((iterations, sum(len(t["labels"]) for t in self.targets) / len(self.targets), loss))
+
+    def noted(self) -> dict[str, list[float | None]]:
+        """The trace by column; here the device is waited for."""
+        return {
+            "iterations": [float(iteration) for iteration, _, _ in self.trace],
+            "objects": [round(objects, 4) for _, objects, _ in self.trace],
+            "loss": [None if loss is None else round(float(loss), 4) for _, _, loss in self.trace],
+        }
+
+    def rescale_targets(self, before: tuple[int, int], after: tuple[int, int]) -> None:
+        """Bring the boxes from images of one (height, width) to those of another."""
+        factor = [after[1] / before[1], after[0] / before[0]] * 2
+        self.targets = [
+            {"boxes": clip_xyxy(t["boxes"] * t["boxes"].new_tensor(factor), after), "labels": t["labels"]} for t in self.targets
+        ]
 
 
 class Steps(IterableDataset[int]):

@@ -80,6 +80,11 @@ class Pyramid(nn.Module):
         """Nothing to do: a sigmoid is in [0, 1]."""
 
 
+def quantise(images: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] to uint8."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
 class ImageFactory(Protocol):
     """Makes the parameters of a batch."""
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from detkd.boxes import clip_xyxy
 from detkd.detectors.compiled import CompiledForward, check_choice
 from detkd.detectors.folding import TappedDetector
 from detkd.detectors.protocol import Detector, Sampling
@@ -25,7 +24,7 @@ from detkd.inversion.augment import Augmentation
 from detkd.inversion.batch import Batch, Steps
 from detkd.inversion.batches import Batches, Finished, MemoryBatches
 from detkd.inversion.false_positives import FalsePositives
-from detkd.inversion.image import Image, ImageFactory, PixelsFactory
+from detkd.inversion.image import Image, ImageFactory, PixelsFactory, quantise
 from detkd.inversion.layout import Layout
 from detkd.inversion.quality import Acceptance, Candidate, Judge, choose
 from detkd.inversion.stage import Stage, Work, seed_of
@@ -190,8 +189,7 @@ class InversionModule(lightning.LightningModule):
             image = self._first_image(batch, stage)
         else:
             assert batch.best is not None
-            before = (batch.best.shape[-2], batch.best.shape[-1])
-            batch.targets = [_rescaled(t, before, stage.resolution) for t in batch.targets]
+            batch.rescale_targets((batch.best.shape[-2], batch.best.shape[-1]), stage.resolution)
             image = self.image_factory.resume(batch.best, stage.resolution)
         batch.image = cast(Image, image.to(self.device))
         batch.optimizer = stage.optimizer(image.parameters())
@@ -306,14 +304,12 @@ class InversionModule(lightning.LightningModule):
         chosen = choose(batch.candidates, len(images))
         for candidate in chosen:
             candidate.record["attempts"] = batch.attempt
-        trace: dict[str, list[float | None]] = {
-            "iterations": [float(iteration) for iteration, _, _ in batch.trace],
-            "objects": [round(objects, 4) for _, objects, _ in batch.trace],
-            "loss": [None if loss is None else round(float(loss), 4) for _, _, loss in batch.trace],
-        }
-        finished = Finished(
-            batch.index, torch.stack([c.image for c in chosen]), [c.target for c in chosen], [c.record for c in chosen], trace
+        images, targets, records = (
+            torch.stack([c.image for c in chosen]),
+            [c.target for c in chosen],
+            [c.record for c in chosen],
         )
+        finished = Finished(batch.index, images, targets, records, batch.noted())
         self.batch = None
         return finished
 
@@ -334,11 +330,6 @@ class InversionModule(lightning.LightningModule):
         self.log("images/s", rate, prog_bar=True)
 
 
-def quantise(images: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] to uint8."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
-
-
 def _check_finite(total: Tensor, parts: dict[str, Tensor], work: Work) -> None:
     if torch.isfinite(total):
         return
@@ -347,8 +338,3 @@ def _check_finite(total: Tensor, parts: dict[str, Tensor], work: Work) -> None:
         f"loss term {culprits[0] if culprits else 'total'} is not finite at iteration {work.iteration} of stage {work.stage}, "
         f"batch {work.batch}; try a smaller learning rate (stages) or weight (loss.<term>.weight)"
     )
-
-
-def _rescaled(target: Target, before: tuple[int, int], after: tuple[int, int]) -> Target:
-    factor = target["boxes"].new_tensor([after[1] / before[1], after[0] / before[0]] * 2)
-    return {"boxes": clip_xyxy(target["boxes"] * factor, after), "labels": target["labels"]}

@@ -18,7 +18,8 @@ from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import make_grid
 
 from detkd.disk import replace_file
-from detkd.inversion.module import InversionModule, quantise
+from detkd.inversion.image import quantise
+from detkd.inversion.module import InversionModule
 from detkd.inversion.stage import Work
 from detkd.structures import Target
 

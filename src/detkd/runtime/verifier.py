@@ -11,7 +11,8 @@ from detkd.classes import label_map
 from detkd.detectors.protocol import Detector
 from detkd.evaluation.coco import ap50
 from detkd.inversion.batches import Finished
-from detkd.inversion.module import InversionModule, quantise
+from detkd.inversion.image import quantise
+from detkd.inversion.module import InversionModule
 from detkd.inversion.quality import detections_of
 from detkd.inversion.stage import Work
 from detkd.structures import Target
