@@ -107,22 +107,36 @@ def test_hsv_equals_the_standard_library() -> None:
     rgb[0, :, 0, :6] = torch.tensor([[1.0, 0, 0, 0, 1, 0.5], [0, 1, 0, 0, 1, 0.5], [0, 0, 1, 0, 1, 0.5]])
     pixels = rgb[0].flatten(1).T.tolist()
     expected = torch.tensor([colorsys.rgb_to_hsv(*p) for p in pixels], dtype=torch.float64).T.reshape(1, 3, 8, 8)
-    torch.testing.assert_close(rgb_to_hsv(rgb), expected)
+    torch.testing.assert_close(torch.stack(rgb_to_hsv(rgb), 1), expected)
     back = torch.tensor([colorsys.hsv_to_rgb(*p) for p in expected[0].flatten(1).T.tolist()], dtype=torch.float64)
-    torch.testing.assert_close(hsv_to_rgb(expected), back.T.reshape(1, 3, 8, 8))
-    torch.testing.assert_close(hsv_to_rgb(rgb_to_hsv(rgb)), rgb)
+    torch.testing.assert_close(hsv_to_rgb(*expected.unbind(1)), back.T.reshape(1, 3, 8, 8))
+    torch.testing.assert_close(hsv_to_rgb(*rgb_to_hsv(rgb)), rgb)
 
 
 def test_hsv_jitter_stays_within_its_gains() -> None:
     images = torch.tensor([0.45, 0.6, 0.3])[None, :, None, None].repeat(200, 1, 2, 2)
     jittered, _ = HsvJitter(0.1, 0.2, 0.3)(images, None, seeded())
-    before, after = rgb_to_hsv(images), rgb_to_hsv(jittered)
+    before, after = (torch.stack(rgb_to_hsv(x), 1) for x in (images, jittered))
     assert torch.allclose(after, after[:, :, :1, :1].expand_as(after), atol=1e-5)
     assert 0.08 < (after[:, 0] - before[:, 0]).abs().max() <= 0.1 + 1e-4
     assert 0.15 < (after[:, 1] / before[:, 1] - 1).abs().max() <= 0.2 + 1e-4
     assert 0.25 < (after[:, 2] / before[:, 2] - 1).abs().max() <= 0.3 + 1e-4
     unchanged, _ = HsvJitter(0, 0, 0)(images, None, seeded())
     torch.testing.assert_close(unchanged, images)
+
+
+def test_mosaic_shows_each_image_where_its_box_is() -> None:
+    # images of one grey each, framed by a box whose label tells the grey
+    images = (torch.arange(6) / 8)[:, None, None, None].expand(6, 3, *SIZE)
+    targets = [Target(boxes=torch.tensor([[0.0, 0.0, SIZE[1], SIZE[0]]]), labels=torch.tensor([i])) for i in range(6)]
+    out, followed = Mosaic(p=0.5)(images, targets, seeded())
+    assert followed is not None
+    counts = [len(target["labels"]) for target in followed]
+    assert 1 in counts and max(counts) > 1
+    for image, target in zip(out, followed):
+        for (x1, y1, x2, y2), label in zip(target["boxes"].tolist(), target["labels"].tolist()):
+            middle = image[:, int((y1 + y2) / 2), int((x1 + x2) / 2)]
+            torch.testing.assert_close(middle, torch.full((3,), label / 8))
 
 
 def test_mosaic_boxes_frame_what_is_seen() -> None:

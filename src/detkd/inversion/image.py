@@ -145,7 +145,8 @@ class PyramidFactory:
         """Split the logit of the images into bands, coarse first, so that the pyramid gives the images back."""
         rest = torch.logit(_resize(images, size), eps=1e-3)
         if self.colors is not None:
-            rest = torch.einsum("cr,brhw->bchw", torch.linalg.inv(self.colors).to(rest), rest)
+            with torch.autocast(rest.device.type, enabled=False):  # the maps of a pyramid are float32
+                rest = torch.einsum("cr,brhw->bchw", torch.linalg.inv(self.colors).to(rest), rest)
         sizes = self._sizes(size)
         maps = []
         for s in reversed(sizes[1:]):
