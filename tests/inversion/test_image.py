@@ -7,15 +7,18 @@ import torch
 from torch.nn import functional as F
 
 from detkd.errors import InputError
-from detkd.inversion.image import Pixels, PixelsFactory, Pyramid, PyramidFactory
+from detkd.inversion.fourier import FourierFactory
+from detkd.inversion.image import ImageFactory, Pixels, PixelsFactory, Pyramid, PyramidFactory
 
-FACTORIES = [
+FACTORIES: list[ImageFactory] = [
     PixelsFactory(),
     PyramidFactory(levels=4),
     PyramidFactory(levels=4, colors="rgb"),
     PyramidFactory(levels=4, falloff=0.5),
+    FourierFactory(),
+    FourierFactory(colors="rgb", decay=0.5),
 ]
-IDS = ["pixels", "pyramid", "pyramid-rgb", "pyramid-falloff"]
+IDS = ["pixels", "pyramid", "pyramid-rgb", "pyramid-falloff", "fourier", "fourier-rgb"]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -23,7 +26,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("factory", FACTORIES, ids=IDS)
-def test_noise_is_in_range_and_depends_on_the_generator_alone(factory: PixelsFactory | PyramidFactory) -> None:
+def test_noise_is_in_range_and_depends_on_the_generator_alone(factory: ImageFactory) -> None:
     a, again, other = (factory.noise(2, (16, 24), generator(s))() for s in (0, 0, 1))
     assert a.shape == (2, 3, 16, 24)
     assert 0 <= a.min() < a.max() <= 1
@@ -34,7 +37,7 @@ def test_noise_is_in_range_and_depends_on_the_generator_alone(factory: PixelsFac
 
 
 @pytest.mark.parametrize("factory", FACTORIES, ids=IDS)
-def test_every_parameter_gets_a_gradient(factory: PixelsFactory | PyramidFactory) -> None:
+def test_every_parameter_gets_a_gradient(factory: ImageFactory) -> None:
     image = factory.noise(2, (16, 16), generator())
     weights = torch.rand(2, 3, 16, 16, generator=generator(1))
     (image() * weights).sum().backward()
@@ -45,17 +48,27 @@ def test_every_parameter_gets_a_gradient(factory: PixelsFactory | PyramidFactory
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 23), (32, 9), (5, 3), (1, 1)])
 @pytest.mark.parametrize("factory", FACTORIES, ids=IDS)
-def test_resume_gives_the_images_back(factory: PixelsFactory | PyramidFactory, size: tuple[int, int]) -> None:
+def test_resume_gives_the_images_back(factory: ImageFactory, size: tuple[int, int]) -> None:
     images = torch.rand(2, 3, *size, generator=generator())
     images[0, 0, 0] = torch.linspace(0, 1, size[1])
     torch.testing.assert_close(factory.resume(images, size)(), images, atol=1.1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("factory", FACTORIES, ids=IDS)
-def test_resume_at_another_size_resizes(factory: PixelsFactory | PyramidFactory) -> None:
+def test_resume_at_another_size_resizes(factory: ImageFactory) -> None:
     images = torch.rand(1, 3, 8, 8, generator=generator())
     expected = F.interpolate(images, size=(20, 12), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
     torch.testing.assert_close(factory.resume(images, (20, 12))(), expected, atol=1.1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=IDS)
+def test_images_are_float32_under_autocast(factory: ImageFactory) -> None:
+    images = torch.rand(2, 3, 8, 8, generator=generator())
+    plain = factory.resume(images, (16, 16))()
+    with torch.autocast("cpu", torch.bfloat16):
+        image = factory.resume(images, (16, 16))  # a later stage
+        assert all(parameter.dtype == torch.float32 for parameter in image.parameters())
+        assert torch.equal(image(), plain)
 
 
 def test_pixels_are_projected_by_clamping_and_copy_what_they_were_given() -> None:
@@ -131,6 +144,10 @@ def test_no_level_and_unknown_colours_are_errors() -> None:
         PyramidFactory(levels=0)
     with pytest.raises(InputError, match="natural or rgb, got 'hsv'"):
         PyramidFactory(colors="hsv")
+    with pytest.raises(InputError, match="natural or rgb, got 'hsv'"):
+        FourierFactory(colors="hsv")
+    with pytest.raises(InputError, match=r"image\.decay: expected a power from 0, got -1"):
+        FourierFactory(decay=-1)
 
 
 def test_falloff_weighs_fine_maps_less() -> None:

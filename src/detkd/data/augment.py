@@ -120,7 +120,9 @@ class Mosaic:
         theta[:, 0, 0] = theta[:, 1, 1] = scale[rows] / 2
         theta[:, :, 2] = corner[rows] + scale[rows, None] / 2 - 1
         grid = F.affine_grid(theta.to(images), [len(rows), 3, height, width], align_corners=False)
-        windows = F.grid_sample(tile.flatten(4).flatten(2, 3), grid, mode="bilinear", padding_mode="border", align_corners=False)
+        windows = F.grid_sample(
+            tile.flatten(4).flatten(2, 3), grid, mode="bilinear", padding_mode="border", align_corners=False
+        )
         mosaics = images.index_copy(0, rows.to(images.device), windows.to(images))
         if targets is None:
             return mosaics, None

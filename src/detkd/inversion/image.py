@@ -1,4 +1,4 @@
-"""How the images under optimisation are parametrised: free pixels, or a pyramid of maps from coarse to fine.
+"""How the images under optimisation are parametrised: free pixels, or a pyramid of maps from coarse to fine (a spectrum: fourier.py).
 
 The parametrisation matters as much as the loss: a pyramid lets one step move whole regions, and reaches plausible colours.
 """
@@ -6,13 +6,14 @@ The parametrisation matters as much as the loss: a pyramid lets one step move wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkd.errors import InputError
+from detkd.inversion.colors import Colors, color_matrix, from_rgb, to_rgb
 from detkd.inversion.doubling import doubled
 
 
@@ -45,19 +46,16 @@ class Pixels(nn.Module):
         self.pixels.clamp_(0, 1)
 
 
-# How the colours of natural images vary, as the columns of a square root of their covariance: brightness, blue to yellow, green to
-# purple. The values of C. Olah et al., "Feature Visualization", Distill, 2017 (preconditioning), scaled below by one factor.
-NATURAL_COLORS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
-
-
 class Pyramid(nn.Module):
     """Sigmoid of a weighted sum of maps of 1, 1/2, 1/4, ... size, bilinearly upsampled.
 
     Args:
         maps: finest first, each (B, 3, h, w).
-        colors: (3, 3) matrix from the maps' channels to RGB before the sigmoid; None leaves them as they are.
+        colors: from the maps' channels to RGB, see :func:`color_matrix`.
         falloff: weight of a map relative to that of the next coarser; the coarsest has 1.
     """
+
+    colors: Tensor | None
 
     def __init__(self, maps: list[Tensor], colors: Tensor | None = None, falloff: float = 1.0) -> None:
         super().__init__()
@@ -70,11 +68,7 @@ class Pyramid(nn.Module):
         for finer in reversed(self.maps[:-1]):  # upsampling level by level is a bilinear pyramid, at a third of the cost
             weight *= self.falloff
             total = torch.add(_enlarged(total, finer.shape[-2:]), finer, alpha=weight)
-        if self.colors is not None:
-            # Without autocast: a bfloat16 has 8 bits, and an image needs 8 after the sigmoid.
-            with torch.autocast(total.device.type, enabled=False):
-                total = (self.colors @ total.flatten(2)).view_as(total)
-        return total.sigmoid()
+        return to_rgb(total, self.colors)
 
     def project(self) -> None:
         """Nothing to do: a sigmoid is in [0, 1]."""
@@ -108,7 +102,7 @@ class PixelsFactory:
         return Pixels(draws * self.std + self.mean)
 
     def resume(self, images: Tensor, size: tuple[int, int]) -> Pixels:
-        return Pixels(_resize(images, size))
+        return Pixels(resized(images, size))
 
 
 class PyramidFactory:
@@ -116,23 +110,15 @@ class PyramidFactory:
 
     falloff: weight of a map relative to that of the next coarser. An optimiser moves all maps at one rate, so below 1 fine detail
     forms more slowly: a prior for teachers that tolerate noise.
-
-    colors: "natural" optimises brightness and two hues of natural images, so that one step moves brightness most, as images
-    vary; "rgb" optimises the three channels alike.
+    colors: see :func:`color_matrix`.
     """
 
-    def __init__(
-        self, levels: int = 6, std: float = 0.1, colors: Literal["natural", "rgb"] = "natural", falloff: float = 1.0
-    ) -> None:
+    def __init__(self, levels: int = 6, std: float = 0.1, colors: Colors = "natural", falloff: float = 1.0) -> None:
         if levels < 1:
             raise InputError(f"image.levels: expected at least one level, got {levels}")
         if not 0 < falloff <= 1:
             raise InputError(f"image.falloff: expected a factor above 0, at most 1, got {falloff}")
-        if colors not in ("natural", "rgb"):
-            raise InputError(f"image.colors: expected natural or rgb, got {colors!r}")
-        self.levels, self.std, self.falloff = levels, std, falloff
-        matrix = torch.tensor(NATURAL_COLORS)
-        self.colors = matrix / matrix.norm(dim=0).max() * 3**0.5 if colors == "natural" else None
+        self.levels, self.std, self.falloff, self.colors = levels, std, falloff, color_matrix(colors)
 
     def noise(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Pyramid:
         return Pyramid(
@@ -143,10 +129,7 @@ class PyramidFactory:
 
     def resume(self, images: Tensor, size: tuple[int, int]) -> Pyramid:
         """Split the logit of the images into bands, coarse first, so that the pyramid gives the images back."""
-        rest = torch.logit(_resize(images, size), eps=1e-3)
-        if self.colors is not None:
-            with torch.autocast(rest.device.type, enabled=False):  # the maps of a pyramid are float32
-                rest = torch.einsum("cr,brhw->bchw", torch.linalg.inv(self.colors).to(rest), rest)
+        rest = from_rgb(resized(images, size), self.colors)
         sizes = self._sizes(size)
         maps = []
         for s in reversed(sizes[1:]):
@@ -173,7 +156,8 @@ def _enlarged(images: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (B, 3, h, w) in [0, 1] at (height, width): bilinear, anti-aliased."""
     if tuple(images.shape[-2:]) == tuple(size):
         return images
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
