@@ -26,7 +26,7 @@ def prediction(seed: int, batch: int = 2, dtype: torch.dtype = torch.float32) ->
     return Prediction(raw=raw, sizes=SIZES, strides=(8, 16), features={}, image_size=(32, 24))
 
 
-def reference(student: Prediction, teacher: Prediction) -> float:
+def reference(student: Prediction, teacher: Prediction, scaled: bool = False) -> float:
     """By loops over levels and names, in float64."""
     total, start = 0.0, 0
     channels = sum(raw.shape[-1] for raw in student.raw.values())
@@ -34,7 +34,8 @@ def reference(student: Prediction, teacher: Prediction) -> float:
         squares = 0.0
         for name in student.raw:
             a, b = (p.raw[name][:, start : start + sites].double().numpy() for p in (student, teacher))
-            squares += np.sum((a - b) ** 2)
+            sure = 1 / (1 + np.exp(-teacher.raw["obj"][:, start : start + sites].double().numpy()))
+            squares += np.sum((a - b) ** 2 * (sure if scaled and name != "obj" else 1))
         total += squares / (len(student) * sites * channels)
         start += sites
     return total
@@ -43,6 +44,34 @@ def reference(student: Prediction, teacher: Prediction) -> float:
 def test_equals_the_formula_in_float64() -> None:
     student, teacher = prediction(0), prediction(1)
     assert mimic_loss(student, teacher).item() == pytest.approx(reference(student, teacher), rel=1e-6)
+
+
+def test_scaled_by_objectness_equals_the_formula_in_float64() -> None:
+    student, teacher = prediction(0), prediction(1)
+    assert mimic_loss(student, teacher, True).item() == pytest.approx(reference(student, teacher, True), rel=1e-6)
+    assert mimic_loss(student, student, True).item() == 0
+
+
+def test_where_the_teacher_sees_nothing_only_objectness_is_learnt() -> None:
+    student, teacher = prediction(0), prediction(1)
+    teacher.raw["obj"].fill_(-100.0)
+    student.raw = {name: raw.requires_grad_() for name, raw in student.raw.items()}
+    mimic_loss(student, teacher, objectness_scaled=True).backward()
+    for name, raw in student.raw.items():
+        assert raw.grad is not None
+        assert (raw.grad.abs() > 0).all() if name == "obj" else (raw.grad.abs() < 1e-30).all()
+
+
+def test_scaling_needs_objectness(tiny_detector: Any) -> None:
+    class OneOutput(tiny_detector):
+        def forward(self, images: torch.Tensor) -> Prediction:
+            p = super().forward(images)
+            return replace(p, raw={"all": torch.cat(list(p.raw.values()), -1)})
+
+    with pytest.raises(InputError, match=r"loss\.mimic\.objectness_scaled: expected raw outputs with one channel 'obj'"):
+        Mimic(objectness_scaled=True).setup(OneOutput(), OneOutput())
+    yolo = yolov3_tiny(("a", "b"), (32, 32), width=0.125)
+    Mimic(objectness_scaled=True).setup(yolo, yolo)
 
 
 def test_known_value_one_level_is_the_mean_square() -> None:

@@ -15,11 +15,13 @@ from detkd.losses.step import Step
 from detkd.structures import Prediction
 
 
-def mimic_loss(student: Prediction, teacher: Prediction) -> Tensor:
+def mimic_loss(student: Prediction, teacher: Prediction, objectness_scaled: bool = False) -> Tensor:
     """Mean square difference of raw head outputs, summed over levels.
 
     Args:
         student, teacher: predictions on the same images, whose ``raw`` has the same names, each (B, N, K), and the same ``sizes``.
+        objectness_scaled: each site's squares of all names but "obj" count as much as the teacher is sure of an object there, times the
+            sigmoid of its "obj" (Mehta and Ozturk, "Object detection at 200 Frames Per Second", ECCV workshops 2018).
 
     Returns:
         float32 scalar: for each level, the squares over all names and sites divided by (B * sites of the level * channels of
@@ -34,8 +36,11 @@ def mimic_loss(student: Prediction, teacher: Prediction) -> Tensor:
     if differences := compare(student, teacher):
         raise InputError(_not_comparable(differences))
     squares, channels = None, 0
+    sureness = teacher.raw["obj"].detach().float().sigmoid().squeeze(-1) if objectness_scaled else None  # (B, N)
     for name, raw in student.raw.items():
         of_name = (raw.float() - teacher.raw[name].detach().float()).square().sum(-1)  # (B, N, K) -> (B, N)
+        if sureness is not None and name != "obj":
+            of_name = of_name * sureness
         squares = of_name if squares is None else squares + of_name
         channels += raw.shape[-1]
     assert squares is not None
@@ -69,10 +74,15 @@ class Mimic(nn.Module):
     pools_batch = False
     needs_teacher = True
 
+    def __init__(self, objectness_scaled: bool = False) -> None:
+        super().__init__()
+        self.objectness_scaled = objectness_scaled
+
     def setup(self, student: Detector | None, teacher: Detector | None) -> None:
         """Check on one blank image of the student's size that raw outputs can be compared.
 
-        Both run in eval mode without gradients, so neither is changed. Raises InputError naming what differs.
+        Both run in eval mode without gradients, so neither is changed. Raises InputError naming what differs, and for objectness_scaled
+        where the teacher has no objectness, one channel named "obj".
         """
         if student is None or teacher is None:
             raise InputError(
@@ -81,14 +91,18 @@ class Mimic(nn.Module):
         if difference := teacher.spec.class_difference(student.spec):
             raise InputError(f"loss 'mimic': expected the same classes, found {difference}. {OTHER_CLASSES}")
         size = student.spec.image_size
-        if differences := compare(probe(student, size), probe(teacher, size)):
+        blank = probe(teacher, size)
+        if differences := compare(probe(student, size), blank):
             raise InputError(_not_comparable(differences))
+        if self.objectness_scaled and ("obj" not in blank.raw or blank.raw["obj"].shape[-1] != 1):
+            found = {name: raw.shape[-1] for name, raw in blank.raw.items()}
+            raise InputError(f"loss.mimic.objectness_scaled: expected raw outputs with one channel 'obj', as of a YOLO, found channels {found}")
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """One part, "mimic": float32 scalar, batch mean."""
         assert step.student_prediction is not None
         assert step.teacher_prediction is not None
-        return {"mimic": mimic_loss(step.student_prediction, step.teacher_prediction)}
+        return {"mimic": mimic_loss(step.student_prediction, step.teacher_prediction, self.objectness_scaled)}
 
 
 def _differ(what: str, teacher: Any, student: Any) -> str:
