@@ -96,7 +96,9 @@ class Mimic(nn.Module):
             raise InputError(_not_comparable(differences))
         if self.objectness_scaled and ("obj" not in blank.raw or blank.raw["obj"].shape[-1] != 1):
             found = {name: raw.shape[-1] for name, raw in blank.raw.items()}
-            raise InputError(f"loss.mimic.objectness_scaled: expected raw outputs with one channel 'obj', as of a YOLO, found channels {found}")
+            raise InputError(
+                f"loss.mimic.objectness_scaled: expected raw outputs with one channel 'obj', as of a YOLO, found channels {found}"
+            )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """One part, "mimic": float32 scalar, batch mean."""
