@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from detkd.data.augment import HorizontalFlip
+from detkd.data.augment import HorizontalFlip, Mosaic
 from detkd.data.datamodule import collate
 from detkd.distillation.module import DistillationModule
 from detkd.distillation.schedule import warmup_cosine
@@ -374,6 +374,27 @@ def test_augmentation_differs_by_step_and_accumulated_batch_but_not_by_run(pair:
     first, again, other = draws(0), draws(0), draws(1)
     assert first == again
     assert len({*first, *other}) == 8
+
+
+def test_images_are_augmented_alike_under_autocast(pair: Any, doubles: Any) -> None:
+    def shown(precision: str) -> list[Tensor]:
+        seen: list[Tensor] = []
+        mosaic = Mosaic()
+
+        def augmentation(images: Tensor, targets: Any, generator: torch.Generator) -> Any:
+            images, targets = mosaic(images, targets, generator)
+            seen.append(images)
+            return images, targets
+
+        student, teacher = copy.deepcopy(pair)
+        module = DistillationModule(student, teacher, mimic(), SGD, augmentation)
+        fit(module, doubles.Squares(8), precision=precision)
+        return seen
+
+    plain, mixed = shown("32-true"), shown("bf16-mixed")
+    assert len(plain) == 2
+    for a, b in zip(plain, mixed, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_terms_with_parameters_are_trained_along(pair: Any, doubles: Any) -> None:

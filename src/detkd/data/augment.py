@@ -113,8 +113,8 @@ class Mosaic:
 
         rows = chosen.nonzero().squeeze(1)  # (M,)
         tile = images.new_empty(len(rows), 3, 2, height, 2, width)  # rows and columns of the tile
-        for place, source in enumerate(sources[rows].unbind(1)):  # (M,) each
-            tile[:, :, place // 2, :, place % 2] = images[source.to(images.device)]
+        for place, source in enumerate(sources[rows].to(images.device).unbind(1)):  # (M,) each
+            tile[:, :, place // 2, :, place % 2] = images[source]
         # grid_sample's -1..1 spans the two image sides of the tile, so a window's half side and centre are in image sides
         theta = torch.zeros(len(rows), 2, 3)
         theta[:, 0, 0] = theta[:, 1, 1] = scale[rows] / 2
@@ -123,7 +123,7 @@ class Mosaic:
         windows = F.grid_sample(
             tile.flatten(4).flatten(2, 3), grid, mode="bilinear", padding_mode="border", align_corners=False
         )
-        mosaics = images.index_copy(0, rows.to(images.device), windows.to(images))
+        mosaics = images.index_copy(0, rows.to(images.device), windows)
         if targets is None:
             return mosaics, None
 

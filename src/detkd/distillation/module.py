@@ -162,7 +162,8 @@ class DistillationModule(pl.LightningModule):
         images, targets = self._images(batch), self._real_targets(batch)
         self._reseed(self.student, *self._place(batch_idx))
         if self.augmentation is not None:
-            with torch.no_grad():
+            # Without autocast: of a grid to sample from, bfloat16 keeps no single pixels.
+            with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
                 images, targets = self.augmentation(images, targets, self._generator(batch_idx))
         weights = self.loss.weights_at(self.global_step, self._total_steps)
         total, parts = self.loss(self._step(images, targets, self.student), weights)

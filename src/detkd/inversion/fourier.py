@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detkd.data.tile import resized
 from detkd.errors import InputError
 from detkd.inversion.colors import Colors, color_matrix, from_rgb, to_rgb
-from detkd.inversion.image import resized
 
 
 class Fourier(nn.Module):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detkd.data.tile import resized
 from detkd.errors import InputError
 from detkd.inversion.colors import Colors, color_matrix, from_rgb, to_rgb
 from detkd.inversion.doubling import doubled
@@ -154,10 +155,3 @@ def _enlarged(images: Tensor, size: Sequence[int]) -> Tensor:
     if (2 * images.shape[-2], 2 * images.shape[-1]) == tuple(size):
         return doubled(images)
     return F.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images (B, 3, h, w) in [0, 1] at (height, width): bilinear, anti-aliased."""
-    if tuple(images.shape[-2:]) == tuple(size):
-        return images
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
